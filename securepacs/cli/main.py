@@ -1,0 +1,37 @@
+"""The `securepacs` command: one module per noun, imported here and nowhere else.
+
+Command modules import only Typer, `output` and `securepacs.errors` at their top; everything heavy is imported inside the command.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from securepacs import __version__
+from securepacs.cli import output
+
+app = typer.Typer(
+    name="securepacs",
+    help="DICOM security: signatures, media encryption, authorized originals, audit, smart cards and PKI.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        output.console.print(__version__, highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+) -> None:
+    """Options before the command."""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

@@ -1,0 +1,82 @@
+"""Everything the command line prints, and the exit codes it ends with.
+
+Results go to stdout, everything else to stderr. Errors read `error: ...` and `hint: ...`. Exit codes (the same for every command):
+0 done / all valid; 1 a verdict is negative or undecided; 2 usage or configuration; 3 malformed input; 4 token or PIN; 5 something
+outside did not answer. Of several files the highest of 3 > 1 > 5 > 0 counts.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec
+
+from rich.console import Console
+from rich.table import Table
+
+from securepacs.errors import SecurePacsError
+
+P = ParamSpec("P")
+
+_FILE_CODE_ORDER = (3, 1, 5, 0)
+
+console = Console(soft_wrap=True)
+errors = Console(stderr=True, soft_wrap=True)
+
+
+def print_error(error: SecurePacsError, *, file: str = "") -> None:
+    """Print an error and its hint to stderr, with the file it concerns first."""
+    where = f"{file}: " if file else ""
+    errors.print(f"[bold red]error:[/] {where}", end="", highlight=False)
+    errors.print(str(error), markup=False, highlight=False)
+    if error.hint:
+        errors.print("[bold]hint:[/] ", end="", highlight=False)
+        errors.print(error.hint, markup=False, highlight=False)
+
+
+def print_json(value: object) -> None:
+    """Print one object as one line of JSON (JSON Lines)."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+
+
+def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Print a table; cells are plain text, never markup."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(_escape(cell) for cell in row))
+    console.print(table)
+
+
+def _escape(cell: object) -> str:
+    from rich.markup import escape
+
+    return escape(str(cell))
+
+
+def worst_of_files(codes: Iterable[int]) -> int:
+    """Combine the exit codes of several files: the highest of 3 > 1 > 5 > 0; anything else wins over all."""
+    seen = set(codes)
+    others = seen.difference(_FILE_CODE_ORDER)
+    if others:
+        return max(others)
+    return next((code for code in _FILE_CODE_ORDER if code in seen), 0)
+
+
+def reports_errors(command: Callable[P, Any]) -> Callable[P, Any]:
+    """Decorate a command: a SecurePacsError becomes `error:` / `hint:` lines and the exit code of the error table."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Any:
+        from securepacs.wiring import exit_code
+
+        try:
+            return command(*args, **kwargs)
+        except SecurePacsError as error:
+            print_error(error)
+            raise SystemExit(exit_code(error)) from None
+
+    return run

@@ -1,0 +1,29 @@
+"""Finding the real programs that interop tests talk to."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PKCS11_PROXY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
+DCMTK_TOOLS = Path("/usr/bin")  # by absolute path: pynetdicom installs tools of the same names into the virtual environment
+
+
+def require(path: str) -> str:
+    """Return the absolute path of an installed program, or skip the test with the reason."""
+    found = path if Path(path).is_absolute() and Path(path).exists() else shutil.which(path)
+    if not found:
+        pytest.skip(f"{path} is not installed")
+    return found
+
+
+def dcmtk(tool: str) -> str:
+    """Return the absolute path of a DCMTK tool, or skip; the banner proves that it is DCMTK's."""
+    path = require(str(DCMTK_TOOLS / tool))
+    banner = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
+    if "dcmtk" not in banner.lower():
+        pytest.skip(f"{path} is not DCMTK's")
+    return path
