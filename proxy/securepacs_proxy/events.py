@@ -78,7 +78,9 @@ class StreamEnded:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamConnected:
-    """The connection asked for by OpenUpstream stands."""
+    """The connection asked for by OpenUpstream stands; `host` is the destination that answered, empty when not told."""
+
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import typer
 
 from securepacs import __version__
-from securepacs.cli import output
+from securepacs.cli import audit, inspect, media, original, output, pki, sign, token, verify
 
 app = typer.Typer(
     name="securepacs",
@@ -17,6 +17,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(audit.app, name="audit")
+app.add_typer(media.app, name="media")
+app.add_typer(original.app, name="original")
+app.add_typer(pki.app, name="pki")
+app.add_typer(token.app, name="token")
 
 
 def _print_version(wanted: bool) -> None:
@@ -30,6 +36,11 @@ def root(
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
 ) -> None:
     """Options before the command."""
+
+
+app.command("sign")(sign.sign)
+app.command("verify")(verify.verify)
+app.command("inspect")(inspect.inspect)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from securepacs.errors import SecurePacsError
 P = ParamSpec("P")
 
 _FILE_CODE_ORDER = (3, 1, 5, 0)
+_PIPE_COLUMNS = 10_000  # in a file or a pipe there is no edge to fold cells at: a value stays on its line
 
 console = Console(soft_wrap=True)
 errors = Console(stderr=True, soft_wrap=True)
@@ -48,7 +49,8 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[obje
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(_escape(cell) for cell in row))
-    console.print(table)
+    out = console if console.is_terminal else Console(width=_PIPE_COLUMNS)
+    out.print(table)
 
 
 def _escape(cell: object) -> str:

@@ -1,0 +1,10 @@
+"""The store: SQLAlchemy Core tables and Alembic migrations, SQLite by default, PostgreSQL by URL (extra `audit`).
+
+`open_store(url)` gives an engine whose schema is current; `reading(engine)` and `writing(engine)` are its transactions.
+"""
+
+from __future__ import annotations
+
+from securepacs.store.database import head_revision, open_store, reading, writing
+
+__all__ = ["head_revision", "open_store", "reading", "writing"]

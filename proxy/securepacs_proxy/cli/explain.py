@@ -1,0 +1,228 @@
+"""`securepacs-proxy gateway explain`: what the policy would say, and why. Asks the policy itself, so it cannot be out of date."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from securepacs.cli import output
+from securepacs.errors import AccessDenied, UsageError
+from securepacs_proxy.cli.options import CONFIG_OPTION, JSON_OPTION, load_or_exit, moment
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+    from securepacs.policy.cedar import CedarPolicy
+    from securepacs.policy.subject import AccessRequest, Decision, Subject
+    from securepacs_proxy.config import GatewayConfig
+
+LEVELS = ("PATIENT", "STUDY", "SERIES", "IMAGE")
+
+# What is assumed when the question leaves it out: the SOP class that the service is mostly used with.
+ASSUMED_SOP_CLASS = {
+    "Associate": "",
+    "C-ECHO": "1.2.840.10008.1.1",
+    "C-STORE": "1.2.840.10008.5.1.4.1.1.2",
+    "C-FIND": "1.2.840.10008.5.1.4.1.2.2.1",
+    "C-MOVE": "1.2.840.10008.5.1.4.1.2.2.2",
+    "C-GET": "1.2.840.10008.5.1.4.1.2.2.3",
+    "C-CANCEL": "",
+    "N-EVENT-REPORT": "1.2.840.10008.1.20.1",
+    "N-GET": "1.2.840.10008.3.1.2.3.3",
+    "N-SET": "1.2.840.10008.3.1.2.3.3",
+    "N-ACTION": "1.2.840.10008.1.20.1",
+    "N-CREATE": "1.2.840.10008.3.1.2.3.3",
+    "N-DELETE": "",
+}
+
+
+class Language(StrEnum):
+    """Languages of the role table."""
+
+    ENGLISH = "en"
+    KOREAN = "ko"
+
+
+@output.reports_errors
+def explain(
+    config: Path = CONFIG_OPTION,
+    cert: Path | None = typer.Option(None, "--cert", help="Certificate of the peer (PEM or DER)."),
+    action: str = typer.Option("", "--action", help="Associate or a DIMSE service: C-STORE, C-FIND, N-CREATE, ..."),
+    calling: str = typer.Option("", "--calling", help="Calling AE title; of a device its first one when left out."),
+    called: str = typer.Option("", "--called", help="Called AE title; the first route when left out."),
+    sop_class: str = typer.Option("", "--sop-class", help="SOP Class UID; the usual one of the service when left out."),
+    level: str = typer.Option("", "--level", help="Query/Retrieve level: PATIENT, STUDY, SERIES or IMAGE."),
+    query_key: list[str] = typer.Option(
+        [], "--query-key", help="Keyword of a key that the query fills in, such as PatientID; repeatable."
+    ),
+    move_destination: str = typer.Option("", "--move-destination", help="AE title that a C-MOVE sends to."),
+    from_archive: bool = typer.Option(False, "--from-archive", help="The archive sends it: a C-GET sub-operation or a report."),
+    at: str = typer.Option("", "--at", help="Moment of the request (RFC 3339); now when left out."),
+    roles: bool = typer.Option(False, "--roles", help="Print which role may use which service, and exit."),
+    lang: Language = typer.Option(Language.ENGLISH, "--lang", help="Language of the role table."),
+    json: bool = JSON_OPTION,
+) -> None:
+    """Say whether a request would be permitted, by which policies and why. Exit 0 permitted, 1 denied, 2 configuration."""
+    from securepacs.policy.cedar import CedarPolicy
+    from securepacs.trust.files import load_certificate
+
+    moment_asked = moment(at)
+    settings = load_or_exit(config)
+    policy = CedarPolicy.from_folder(settings.policy.folder)
+    if roles:
+        _print_role_table(policy, moment_asked, lang, json=json)
+        return
+    if cert is None or not action:
+        raise UsageError("--cert and --action say whom and what to ask about", hint="or --roles for the table of all roles")
+    _known("--action", action, tuple(ASSUMED_SOP_CLASS))
+    if level:
+        _known("--level", level, LEVELS)
+    question = _Question(
+        action,
+        calling,
+        called or settings.routes[0].called_ae_title,
+        sop_class or ASSUMED_SOP_CLASS[action],
+        level,
+        frozenset(query_key),
+        move_destination,
+        not from_archive,
+        moment_asked,
+    )
+    decision, request = _ask(load_certificate(cert, key="--cert"), question, settings, policy)
+    if json:
+        output.print_json(_as_json(decision, request, policy))
+    else:
+        _print_decision(decision, request, policy)
+    if not decision.permitted:
+        raise SystemExit(1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Question:
+    action: str
+    calling: str
+    called: str
+    sop_class_uid: str
+    level: str
+    query_keys: frozenset[str]
+    move_destination: str
+    toward_archive: bool
+    at: datetime
+
+    def about(self, subject: Subject) -> AccessRequest:
+        from securepacs.policy.subject import AccessRequest
+
+        return AccessRequest(
+            subject=subject,
+            action=self.action,
+            archive=self.called,
+            at=self.at,
+            calling_ae_title=self.calling or min(subject.ae_titles, default="VIEWER"),
+            sop_class_uid=self.sop_class_uid,
+            level=self.level,
+            query_keys=self.query_keys,
+            move_destination=self.move_destination,
+            toward_archive=self.toward_archive,
+        )
+
+
+def _known(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        near = difflib.get_close_matches(value.upper(), known, n=1)
+        raise UsageError(f"{option} {value} is unknown", hint=f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}")
+
+
+def _ask(
+    certificate: x509.Certificate, question: _Question, config: GatewayConfig, policy: CedarPolicy
+) -> tuple[Decision, AccessRequest | None]:
+    """Return the decision; no request when nobody can be identified, or no route leads to the called AE title."""
+    from securepacs.policy.subject import Decision, Effect
+    from securepacs_proxy.identity import identify
+
+    try:
+        subject = identify(certificate, config)
+    except AccessDenied as error:
+        return Decision(Effect.DENY, (), f"{error}: {error.hint}"), None
+    if question.called not in {route.called_ae_title for route in config.routes}:
+        return Decision(Effect.DENY, (), f"no route leads to the called AE title {question.called}"), None
+    request = question.about(subject)
+    return policy.decide(request), request
+
+
+def _print_decision(decision: Decision, request: AccessRequest | None, policy: CedarPolicy) -> None:
+    from securepacs.policy.sop_class import sop_class_name
+
+    rows: list[tuple[str, str]] = [("decision", decision.effect.value), ("reason", decision.reason)]
+    rows.append(("decided by", ", ".join(decision.policies) or "no policy: what nothing permits is denied"))
+    rows += [(f"obligation {name}", value) for name, value in sorted(decision.obligations.items())]
+    if request is not None:
+        subject = request.subject
+        rows += [
+            ("subject", f"{subject.kind.value} {subject.user_id} ({subject.name})"),
+            ("roles", ", ".join(sorted(subject.roles)) or "none"),
+            ("request", f"{request.action} from {request.calling_ae_title} to {request.archive}"),
+        ]
+        if request.sop_class_uid:
+            rows.append(("SOP class", f"{sop_class_name(request.sop_class_uid)} ({request.sop_class_uid})"))
+        if request.level:
+            rows.append(("level", request.level))
+        if not decision.permitted:
+            rows.append(("permitted to roles", ", ".join(sorted(policy.roles_permitted(request))) or "none"))
+    rows.append(("policy version", policy.version[:12]))
+    output.print_table("Decision", ("", ""), rows)
+
+
+def _as_json(decision: Decision, request: AccessRequest | None, policy: CedarPolicy) -> dict[str, object]:
+    answer: dict[str, object] = {
+        "effect": decision.effect.value,
+        "reason": decision.reason,
+        "policies": list(decision.policies),
+        "obligations": dict(decision.obligations),
+        "policy_version": policy.version,
+    }
+    if request is not None:
+        subject = request.subject
+        answer |= {
+            "subject": {
+                "kind": subject.kind.value,
+                "user_id": subject.user_id,
+                "name": subject.name,
+                "roles": sorted(subject.roles),
+            },
+            "request": {
+                "action": request.action,
+                "calling_ae_title": request.calling_ae_title,
+                "called_ae_title": request.archive,
+                "sop_class_uid": request.sop_class_uid,
+                "level": request.level,
+                "query_keys": sorted(request.query_keys),
+                "move_destination": request.move_destination,
+                "toward_archive": request.toward_archive,
+                "at": request.at.isoformat(),
+            },
+            "permitted_to_roles": sorted(policy.roles_permitted(request)),
+        }
+    return answer
+
+
+def _print_role_table(policy: CedarPolicy, at: datetime, language: Language, *, json: bool) -> None:
+    from securepacs_proxy.cli.role_table import heading, role_name, role_table, title
+
+    table = role_table(policy, at=at)
+    if json:
+        for row in table:
+            output.print_json({"service": row.service.english, "roles": sorted(row.roles)})
+        return
+    korean, names = language is Language.KOREAN, sorted(policy.roles)
+    columns = [heading(korean=korean), *(role_name(role, korean=korean) for role in names)]
+    rows = [
+        [row.service.korean if korean else row.service.english, *("yes" if name in row.roles else "-" for name in names)]
+        for row in table
+    ]
+    output.print_table(f"{title(korean=korean)} ({policy.version[:12]})", columns, rows)

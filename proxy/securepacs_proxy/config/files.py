@@ -1,0 +1,98 @@
+"""What must hold for the files that settings name: they can be read, are what they claim, and keys are kept from others."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
+from securepacs.errors import ConfigError
+from securepacs.trust.files import parse_certificates, parse_crls, read_file
+from securepacs_proxy.config.model import GatewayConfig
+
+_PEM_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
+_OTHERS_MAY_ACCESS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def unusable_files(config: GatewayConfig) -> Iterator[ConfigError]:
+    """Yield one error for every file of `config` that cannot serve its purpose, in the order of the file."""
+    for index, listener in enumerate(config.listeners):
+        section = f"listener[{index}]"
+        yield from _key_pair(section, listener.certificate, listener.key)
+        yield from _lists(section, listener.trust, listener.crls)
+    if config.policy.folder is not None and not config.policy.folder.is_dir():
+        hint = "create it, or leave the setting out for the shipped policies"
+        yield ConfigError(f"{config.policy.folder} is not a folder", key="policy.folder", hint=hint)
+    if config.audit.spool.exists() and not config.audit.spool.is_dir():
+        hint = "name a folder; it is created when absent"
+        yield ConfigError(f"{config.audit.spool} is not a folder", key="audit.spool", hint=hint)
+    for index, destination in enumerate(config.audit.destinations):
+        section = f"audit.destination[{index}]"
+        if destination.certificate is not None and destination.key is not None:
+            yield from _key_pair(section, destination.certificate, destination.key)
+        yield from _lists(section, destination.trust, ())
+
+
+def read_certificates(path: Path, *, key: str) -> tuple[x509.Certificate, ...]:
+    """Return the certificates of a file (PEM or DER) in order, at least one; ConfigError names `key`."""
+    return parse_certificates(read_file(path, key=key), str(path), key)
+
+
+def read_crl(path: Path, *, key: str) -> x509.CertificateRevocationList:
+    """Return the one revocation list of a file (PEM or DER); ConfigError names `key`, also when there are several."""
+    found = parse_crls(read_file(path, key=key), str(path), key)
+    if len(found) != 1:
+        hint = "store each list in a file of its own"
+        raise ConfigError(f"{path} holds {len(found)} revocation lists", key=key, hint=hint)
+    return found[0]
+
+
+def read_private_key(path: Path, *, key: str) -> PrivateKeyTypes:
+    """Return the private key of a PEM file that only its owner can access; a ConfigError shows nothing of it."""
+    raw = read_file(path, key=key)
+    if path.stat().st_mode & _OTHERS_MAY_ACCESS:
+        raise ConfigError(f"others than the owner may access the private key {path}", key=key, hint=f"chmod 600 {path}")
+    try:
+        return serialization.load_pem_private_key(raw, password=None)
+    except TypeError:
+        hint = "a gateway starts unattended: store the key unencrypted, with mode 0600"
+        raise ConfigError(f"the private key {path} is encrypted", key=key, hint=hint) from None
+    except ValueError:
+        raise ConfigError(f"{path} holds no PEM private key", key=key, hint="it begins with -----BEGIN PRIVATE KEY-----") from None
+
+
+def _key_pair(section: str, certificate_file: Path, key_file: Path) -> Iterator[ConfigError]:
+    try:
+        certificate = read_certificates(certificate_file, key=f"{section}.certificate")[0]
+        if _PEM_CERTIFICATE not in read_file(certificate_file, key=f"{section}.certificate"):
+            hint = "convert it: openssl x509 -inform DER -in FILE -out FILE.pem"
+            raise ConfigError(f"{certificate_file} is not PEM", key=f"{section}.certificate", hint=hint)
+        private_key = read_private_key(key_file, key=f"{section}.key")
+    except ConfigError as error:
+        yield _with_hint(error)
+        return
+    if private_key.public_key() != certificate.public_key():
+        hint = "in the file of the certificate its own certificate comes first, then the chain"
+        yield ConfigError(f"{key_file} is not the key of {certificate_file}", key=f"{section}.key", hint=hint)
+
+
+def _lists(section: str, trust: tuple[Path, ...], crls: tuple[Path, ...]) -> Iterator[ConfigError]:
+    for index, path in enumerate(trust):
+        try:
+            read_certificates(path, key=f"{section}.trust[{index}]")
+        except ConfigError as error:
+            yield _with_hint(error)
+    for index, path in enumerate(crls):
+        try:
+            read_crl(path, key=f"{section}.crls[{index}]")
+        except ConfigError as error:
+            yield _with_hint(error)
+
+
+def _with_hint(error: ConfigError) -> ConfigError:
+    error.hint = error.hint or "paths are relative to the folder of the configuration; the gateway must be able to read the file"
+    return error

@@ -1,0 +1,237 @@
+"""The settings of a gateway as immutable objects; every description here is the text of docs/reference/settings.md.
+
+Rules: a value has exactly the type it says (no coercion), an unknown key is refused, a secret appears only as the name of a file.
+Paths are absolute after loading. What spans several settings (duplicates, overlaps) is checked in `rules.py`, what needs the
+content of files in `files.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationInfo
+from pydantic_core import PydanticCustomError
+
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252}[A-Za-z0-9])?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%[A-Za-z0-9]+)?")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class HostPort(NamedTuple):
+    """Where something listens; IPv6 addresses are without brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _wrong(message: str, hint: str) -> PydanticCustomError:
+    return PydanticCustomError("setting", "{message}", {"message": message, "hint": hint})
+
+
+def _tuple(value: Any) -> Any:
+    """TOML arrays are lists; strict models hold tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _path(value: Any, info: ValidationInfo) -> Any:
+    """Make a path absolute, relative to the folder of the configuration file."""
+    if not isinstance(value, str):
+        return value
+    if not value or "\0" in value:
+        raise _wrong("an empty path names no file", "give the path of a file, relative to the configuration file")
+    base: Path = (info.context or {}).get("base", Path())
+    return (base / value).absolute()
+
+
+def _ae_title(value: Any) -> Any:
+    """PS3.5 6.2 VR AE: at most 16 characters of the default repertoire, no backslash, spaces at the ends not significant."""
+    if not isinstance(value, str):
+        return value
+    if not 1 <= len(value) <= 16:
+        raise _wrong(f"an AE title has 1 to 16 characters, not {len(value)}", "shorten the AE title (PS3.5 6.2)")
+    if value != value.strip() or "\\" in value or not value.isascii() or not value.isprintable():
+        raise _wrong(
+            "an AE title holds printable ASCII without backslash and without spaces at its ends", "correct the AE title (PS3.5 6.2)"
+        )
+    return value
+
+
+def _host(value: Any) -> Any:
+    if isinstance(value, str) and not _HOST.fullmatch(value):
+        raise _wrong(
+            f"{value!r} is neither a host name nor an IP address", 'write a name such as "pacs.hospital.example" or "10.0.0.7"'
+        )
+    return value
+
+
+def _host_port(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise _wrong("the value must be text in quotes", 'write "host:port", for example "127.0.0.1:11112"')
+    host, _, port = value.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not _HOST.fullmatch(host) or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
+        raise _wrong(f"{value!r} is not host:port", 'write "host:port", for example "127.0.0.1:11112"')
+    return HostPort(host, int(port))
+
+
+def _fingerprint(value: Any) -> Any:
+    """Accept the spellings of `openssl x509 -fingerprint -sha256` and of sha256sum."""
+    if not isinstance(value, str) or not value:
+        return value
+    plain = value.replace(":", "").lower()
+    if not _SHA256.fullmatch(plain):
+        raise _wrong(
+            "a SHA-256 fingerprint has 64 hexadecimal digits", "openssl x509 -in CERT -noout -fingerprint -sha256 prints it"
+        )
+    return plain
+
+
+FilePath = Annotated[Path, BeforeValidator(_path), PlainSerializer(str)]
+FilePaths = Annotated[tuple[FilePath, ...], BeforeValidator(_tuple)]
+AETitle = Annotated[str, BeforeValidator(_ae_title)]
+AETitles = Annotated[tuple[AETitle, ...], BeforeValidator(_tuple)]
+Host = Annotated[str, BeforeValidator(_host)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Endpoint = Annotated[HostPort, BeforeValidator(_host_port), PlainSerializer(str)]
+Endpoints = Annotated[tuple[Endpoint, ...], BeforeValidator(_tuple)]
+Fingerprint = Annotated[str, BeforeValidator(_fingerprint)]
+Name = Annotated[str, Field(min_length=1, max_length=128)]
+Roles = Annotated[tuple[Name, ...], BeforeValidator(_tuple)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True)
+
+
+class GatewaySection(_Section):
+    """Who this gateway is."""
+
+    name: Name = Field(description="Name of this gateway in audit records (AuditSourceID) and in its log.")
+    ae_title: AETitle = Field(description="AE title of the gateway itself, used in the audit trail beside those of the peers.")
+    workers: int = Field(default=2, ge=1, le=256, description="Number of worker processes; one per processor core serves best.")
+
+
+class ListenerSection(_Section):
+    """One port on which peers connect with mutual TLS."""
+
+    host: Host = Field(default="0.0.0.0", description="Address to listen on; `0.0.0.0` is every IPv4, `::` every address.")  # noqa: S104 - a gateway serves its network
+    port: Port = Field(default=2762, description="TCP port; 2762 is dicom-tls (PS3.8 9.1.1), 0 lets the system choose.")
+    tls_profile: str = Field(default="B.12", description="TLS profile of PS3.15 Annex B by its section: B.12 or B.13.")
+    certificate: FilePath = Field(description="PEM file with the certificate of the gateway, followed by its chain.")
+    key: FilePath = Field(description="PEM file with the private key of `certificate`; only its owner may read it (mode 0600).")
+    trust: FilePaths = Field(description="PEM files with the CA certificates that peers are accepted from; at least one.")
+    crls: FilePaths = Field(default=(), description="Revocation lists (PEM or DER), one a file, of every CA that issues to peers.")
+
+
+class RouteSection(_Section):
+    """Which archive a called AE title leads to."""
+
+    called_ae_title: AETitle = Field(description="AE title by which peers call the archive; it is passed on unchanged.")
+    destinations: Endpoints = Field(
+        description="`host:port` of the archive; further entries are tried in order when one does not answer."
+    )
+
+
+class DeviceSection(_Section):
+    """One machine and what it is bound to. A machine without such an entry is refused."""
+
+    certificate_common_name: str = Field(
+        default="", max_length=64, description="Common name (CN) of the certificate of the device."
+    )
+    certificate_sha256: Fingerprint = Field(
+        default="", description="SHA-256 fingerprint of the certificate, instead of the common name."
+    )
+    ae_titles: AETitles = Field(description="The calling AE titles that the device may use; every other one is refused.")
+    roles: Roles = Field(description="Roles of the device; shipped policies know `modality` and `gateway_peer`.")
+
+
+class PersonSection(_Section):
+    """Roles of one person whose certificate names none (no hcRole attribute), or other ones."""
+
+    certificate_common_name: str = Field(
+        default="", max_length=64, description="Common name (CN) of the certificate of the person."
+    )
+    certificate_sha256: Fingerprint = Field(
+        default="", description="SHA-256 fingerprint of the certificate, instead of the common name."
+    )
+    email: str = Field(
+        default="", max_length=254, description="E-mail address (subject alternative name) in the certificate of the person."
+    )
+    roles: Roles = Field(description="Roles of the person; they replace those in the certificate.")
+
+
+class PolicySection(_Section):
+    """Who may do what."""
+
+    folder: FilePath | None = Field(
+        default=None,
+        description="Folder of `*.cedar` policies that replaces the shipped ones.",
+    )
+
+
+class AuditDestinationSection(_Section):
+    """One audit repository, reached with syslog over TLS (RFC 5425)."""
+
+    host: Host = Field(description="Host name or address of the audit repository; its certificate must carry this name.")
+    port: Port = Field(default=6514, description="TCP port; 6514 is syslog-tls (RFC 5425).")
+    tls_profile: str = Field(default="B.12", description="TLS profile of PS3.15 Annex B by its section: B.12 or B.13.")
+    trust: FilePaths = Field(description="PEM files with the CA certificates that the repository is accepted from; at least one.")
+    certificate: FilePath | None = Field(default=None, description="PEM file with the certificate shown to the repository.")
+    key: FilePath | None = Field(default=None, description="PEM file with the private key of `certificate` (mode 0600).")
+
+
+class AuditSection(_Section):
+    """Where audit records wait and where they go."""
+
+    spool: FilePath = Field(description="Folder in which every record is made durable before the action it describes takes place.")
+    quota_mb: int = Field(
+        default=1024, ge=8, le=1_048_576, description="Size of the spool in MiB; nearly full, disclosures stop first."
+    )
+    enterprise_site: str = Field(
+        default="", max_length=128, description="AuditEnterpriseSiteID of every record, empty to leave it out."
+    )
+    destinations: Annotated[tuple[AuditDestinationSection, ...], BeforeValidator(_tuple)] = Field(
+        default=(), alias="destination", description="Audit repositories; each receives every record."
+    )
+
+
+class LimitsSection(_Section):
+    """What one connection may take. The defaults suit stock modalities and archives."""
+
+    handshake_seconds: Seconds = Field(default=10.0, description="Time for the TLS handshake.")
+    association_seconds: Seconds = Field(
+        default=30.0, description="Time for an association request after the handshake (ARTIM, PS3.8 9.1.5)."
+    )
+    idle_seconds: Seconds = Field(default=600.0, description="Time after which an idle association is ended.")
+    max_pdu_length: int = Field(default=131_072, ge=4096, le=1_048_576, description="Longest P-DATA-TF PDU accepted, in bytes.")
+    max_connections: int = Field(default=1000, ge=1, le=100_000, description="Connections at the same time, over all workers.")
+    head_bytes: int = Field(
+        default=65_536, ge=4096, le=1_048_576, description="Longest head of a data set read for audit, in bytes."
+    )
+    command_bytes: int = Field(default=65_536, ge=4096, le=1_048_576, description="Longest DIMSE command set accepted, in bytes.")
+
+
+class GatewayConfig(_Section):
+    """Everything a gateway needs to know."""
+
+    gateway: GatewaySection = Field(description="Who this gateway is.")
+    listeners: Annotated[tuple[ListenerSection, ...], BeforeValidator(_tuple)] = Field(
+        alias="listener", description="Ports for peers."
+    )
+    routes: Annotated[tuple[RouteSection, ...], BeforeValidator(_tuple)] = Field(
+        alias="route", description="Archives behind the gateway."
+    )
+    devices: Annotated[tuple[DeviceSection, ...], BeforeValidator(_tuple)] = Field(
+        default=(), alias="device", description="Machines."
+    )
+    persons: Annotated[tuple[PersonSection, ...], BeforeValidator(_tuple)] = Field(
+        default=(), alias="person", description="People."
+    )
+    policy: PolicySection = Field(default_factory=PolicySection, description="Who may do what.")
+    audit: AuditSection = Field(description="Where audit records go.")
+    limits: LimitsSection = Field(default_factory=LimitsSection, description="What one connection may take.")

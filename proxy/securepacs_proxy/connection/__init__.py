@@ -1,0 +1,9 @@
+"""The I/O shell around a relay: sockets, TLS, timers and the audit barrier. The only executor of commands.
+
+sockets -> ends.py -> relayed.py -> relay.handle(event, at=now) -> commands -> relayed.py -> ends.py -> sockets, audit
+"""
+
+from securepacs_proxy.connection.relayed import Limits, RelayedConnection
+from securepacs_proxy.connection.shell import AuditSubmit, Shell
+
+__all__ = ["Shell", "Limits", "RelayedConnection", "AuditSubmit"]

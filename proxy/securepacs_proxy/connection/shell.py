@@ -1,0 +1,138 @@
+"""What all connections of one worker share: buffers, admission, identity, the audit spool, the clock, the live sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Protocol
+
+from cryptography import x509
+from OpenSSL import SSL
+
+from securepacs.audit.message import AuditMessage
+from securepacs.policy.subject import Subject
+from securepacs_proxy.connection.relayed import Limits, RelayedConnection
+from securepacs_proxy.events import Event
+from securepacs_proxy.relay import Relay
+from securepacs_proxy.sessions import SessionTable
+from securepacs_proxy.tls_bio import Buffers
+
+_log = logging.getLogger(__name__)
+OnDurable = Callable[[BaseException | None], None]
+
+
+class AuditSubmit(Protocol):
+    """A spool that takes records without waiting."""
+
+    def submit(self, message: AuditMessage, on_durable: OnDurable, /) -> None:
+        """Call `on_durable(None)` from any thread when the record is durable, or with the error; may raise instead."""
+        ...
+
+
+class Admission(Protocol):
+    """Whether one more connection may come, over all workers."""
+
+    def admit(self) -> bool: ...
+
+    def turned_away(self, host: str) -> None: ...
+
+    def changed(self, count: int) -> None: ...
+
+
+class Shell:
+    """The environment of every connection of a worker. Settings may be replaced while connections live; they keep their limits."""
+
+    def __init__(
+        self,
+        *,
+        make_relay: Callable[[str], Relay],
+        identify: Callable[[x509.Certificate], Subject],
+        spool: AuditSubmit,
+        admission: Admission,
+        limits: Limits | None = None,
+        buffers: Buffers | None = None,
+    ) -> None:
+        self.make_relay = make_relay
+        self.identify = identify
+        self.limits = limits or Limits()
+        self.buffers = buffers or Buffers()
+        self.sessions = SessionTable()
+        self._spool = spool
+        self._admission = admission
+        self._connections: dict[str, RelayedConnection] = {}
+        self._last = datetime.min.replace(tzinfo=UTC)
+        self._loop = asyncio.get_running_loop()
+
+    def accept(self, context: SSL.Context) -> asyncio.BaseProtocol:
+        """Return the protocol of a new outside connection: a relayed one, or one that closes at once when there are too many."""
+        if not self._admission.admit():
+            return _TurnedAway(self)
+        connection = RelayedConnection(self, secrets.token_hex(8), context)
+        self._connections[connection.id] = connection
+        self._admission.changed(len(self._connections))
+        return connection.protocol
+
+    def forget(self, connection: RelayedConnection) -> None:
+        """A connection is over."""
+        self._connections.pop(connection.id, None)
+        self.sessions.remove(connection.session)
+        self._admission.changed(len(self._connections))
+
+    def turned_away(self, host: str) -> None:
+        """Count a connection that was not admitted."""
+        self.sessions.totals.turned_away += 1
+        self._admission.turned_away(host)
+
+    @property
+    def connections(self) -> tuple[RelayedConnection, ...]:
+        """The live connections, handshakes included."""
+        return tuple(self._connections.values())
+
+    def broadcast(self, event: Event) -> None:
+        """Give an event to every live connection."""
+        for connection in self.connections:
+            connection.handle(event)
+
+    def now(self) -> datetime:
+        """The time for events and records: UTC, never running backwards within one worker."""
+        self._last = max(self._last, datetime.now(UTC))
+        return self._last
+
+    def submit(self, message: AuditMessage, on_durable: OnDurable) -> None:
+        """Hand a record to the spool; `on_durable` is called later, in the loop, with None or the error."""
+
+        def in_loop(error: BaseException | None) -> None:
+            try:
+                self._loop.call_soon_threadsafe(on_durable, error)
+            except RuntimeError:  # the loop has ended, and with it everybody who waited
+                _log.debug("a record became durable after the end of its worker")
+
+        try:
+            self._spool.submit(message, in_loop)
+        except Exception as error:  # whatever kept the record from the spool, the connection must know
+            in_loop(error)
+
+    def record(self, message: AuditMessage) -> None:
+        """Hand a record to the spool for which nobody waits; a failure is logged."""
+
+        def log_failure(error: BaseException | None) -> None:
+            if error is not None:
+                self.sessions.totals.audit_failures += 1
+                _log.error("an audit record was not written: %s", error)
+
+        self.submit(message, log_failure)
+
+
+class _TurnedAway(asyncio.Protocol):
+    """A connection too many: closed before a handshake costs anything."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        name = transport.get_extra_info("peername") or ("", 0)
+        self._shell.turned_away(str(name[0]))
+        transport.close()

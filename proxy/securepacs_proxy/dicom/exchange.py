@@ -1,0 +1,293 @@
+"""The rules of DIMSE exchanges on an established association, the same in both directions (PS3.7 9, 10; PS3.4 for statuses).
+
+1. A request passes only when its context, role and SOP Class fit and the policy permits it; else it is answered here.
+2. A response passes only for an outstanding request of the other side; C-CANCEL-RQ only for an outstanding one of its own.
+3. What is asked or sent is recorded before it leaves: Query, Begin Transferring. Results are counted and recorded at the end.
+4. Decisions are remembered by their full input, the time by the minute; `forget` voids them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from securepacs import codes
+from securepacs.audit.message import AuditMessage
+from securepacs.errors import MalformedError
+from securepacs.policy.subject import AccessRequest, Decision, Effect, Policy
+from securepacs_proxy.dicom import head, query
+from securepacs_proxy.dicom.dimse import Command, Origin, Status, encode_response
+from securepacs_proxy.dicom.messages import Message, Phase
+from securepacs_proxy.dicom.negotiation import Context
+from securepacs_proxy.dicom.pdu import encode_command_pdu
+from securepacs_proxy.dicom.records import Instance, Recorder, Tally, clean
+from securepacs_proxy.dicom.wire import AbortReason, Violation
+from securepacs_proxy.events import Peer, Side
+
+MAX_OUTSTANDING = 1024
+MAX_TALLIES = 256
+MAX_DECISIONS = 1024
+MAX_REFUSALS = 4096  # each leaves a record: no association may fill the audit trail with them
+_PENDING = frozenset((0xFF00, 0xFF01))
+_WARNINGS = frozenset((0x0001, 0x0107, 0x0116))
+_IDENTIFIER = frozenset(("C-FIND", "C-GET", "C-MOVE"))
+
+
+def transferred(status: int) -> bool:
+    """Return whether a C-STORE status says the instance is stored: success or warning (PS3.7 Annex C, PS3.4 B.2.3)."""
+    return status == 0 or status in _WARNINGS or status >> 12 == 0xB
+
+
+@dataclass(slots=True)
+class Operation:
+    """A request that has gone on and waits for its final response."""
+
+    message: Message
+    tally: Tally | None = None
+
+
+@dataclass(slots=True)
+class Effects:
+    """What the rules may do to the world: the relay collects it as commands."""
+
+    record: Callable[[AuditMessage], None]
+    answer: Callable[[Side, bytes], None]
+    boundary: Callable[[Side], None]
+
+
+class Exchange:
+    """Implements messages.Rules for one association. `template` carries what all its access requests have in common."""
+
+    def __init__(
+        self,
+        template: AccessRequest,
+        policy: Policy,
+        contexts: dict[int, Context],
+        recorder: Recorder,
+        peer: Peer,
+        effects: Effects,
+        *,
+        identifier_bytes: int,
+    ) -> None:
+        self.at: datetime = template.at
+        self._template = template
+        self._policy = policy
+        self._contexts = contexts
+        self._recorder = recorder
+        self._peer = peer
+        self._effects = effects
+        self._identifier_bytes = identifier_bytes
+        self._decisions: dict[AccessRequest, Decision] = {}
+        self._outstanding: dict[Side, dict[int, Operation]] = {Side.REQUESTOR: {}, Side.ACCEPTOR: {}}
+        self._tallies: dict[tuple[Side, str, str], Tally] = {}
+        self._refusals = 0
+
+    @property
+    def kept(self) -> int:
+        """Number of entries kept; bounded."""
+        return sum(map(len, self._outstanding.values())) + len(self._tallies) + len(self._decisions)
+
+    def forget(self, policy: Policy) -> None:
+        """A new policy is in force."""
+        self._policy = policy
+        self._decisions.clear()
+
+    def finish(self) -> None:
+        """The association has ended: what is not answered has failed; record every study (A.5.3.7)."""
+        for operations in self._outstanding.values():
+            for operation in operations.values():
+                if operation.tally is not None:
+                    operation.tally.failed[operation.message.command.sop_class_uid] += 1
+            operations.clear()
+        for tally in self._tallies.values():
+            self._record_tally(tally)
+        self._tallies.clear()
+
+    # --- messages.Rules ---
+
+    def command(self, side: Side, context_id: int, command: Command) -> Message:
+        """Judge a command set: request, response or cancel."""
+        context = self._contexts.get(context_id)
+        if context is None:
+            raise Violation("message in a presentation context that was not accepted")
+        message = Message(side, context_id, context.transfer_syntax, command)
+        if command.is_cancel:
+            # a cancel may cross the final response: then there is nothing left to cancel
+            operation = self._outstanding[side].get(command.message_id)
+            cancels = operation is not None and operation.message.command.service.pending
+            message.phase = Phase.PASS if cancels else Phase.SWALLOW
+        elif command.is_response:
+            self._response(message)
+        else:
+            self._request(message, context)
+        return message
+
+    def head(self, message: Message, values: dict[int, bytes]) -> None:
+        """Judge a C-STORE: command and data set must name the same instance (rule 10), then the policy decides."""
+        command = message.command
+        try:
+            instance = Instance(
+                study_instance_uid=_single_uid(values, head.STUDY_INSTANCE_UID),
+                patient_id=head.text_value(values, head.PATIENT_ID),
+                accession_number=head.text_value(values, head.ACCESSION_NUMBER),
+                sop_class_uid=_single_uid(values, head.SOP_CLASS_UID),
+            )
+            sop_instance_uid = _single_uid(values, head.SOP_INSTANCE_UID)
+        except MalformedError as error:
+            self.refuse(message, Status.CANNOT_UNDERSTAND, error.message)
+            return
+        if (instance.sop_class_uid, sop_instance_uid) != (command.sop_class_uid, command.sop_instance_uid):
+            reason = "command and data set name different SOP Classes or Instances"
+            self.refuse(message, Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, reason)
+            return
+        request = self._access(message)
+        if self._policy.reads_study:
+            request = replace(request, patient_id=instance.patient_id, study_instance_uid=instance.study_instance_uid)
+        if self._permitted(message, request):
+            self._outstanding[message.side][command.message_id].tally = self._begin(message.side, instance)
+
+    def identifier(self, message: Message, data: bytes) -> None:
+        """Judge a C-FIND, C-GET or C-MOVE by its whole identifier and record it."""
+        command, name = message.command, message.command.service.name
+        try:
+            asked = query.read(data, message.transfer_syntax, limit=self._identifier_bytes)
+        except MalformedError as error:
+            self.refuse(message, Status.CANNOT_UNDERSTAND, error.message)
+            return
+        studies = asked.study_instance_uids
+        request = replace(
+            self._access(message),
+            level=asked.level,
+            query_keys=asked.keys,
+            move_destination=command.move_destination,
+            patient_id=asked.patient_id,
+            study_instance_uid=studies[0] if len(studies) == 1 else "",
+        )
+        if not self._permitted(message, request):
+            return
+        if name == "C-FIND":
+            record = self._recorder.query(self.at, message.side, command.sop_class_uid, data, message.transfer_syntax)
+            self._effects.record(record)
+        elif name == "C-MOVE":
+            for record in self._recorder.move(self.at, command.move_destination, studies, asked.patient_id):
+                self._effects.record(record)
+
+    def refuse(self, message: Message, status: Status, reason: str) -> None:
+        """Answer with `status` once the data set is swallowed, and raise the alarm. `reason` holds no patient data."""
+        message.phase, message.refusal = Phase.SWALLOW, status
+        text = f"{message.command.service.name} refused: {reason}"
+        alert = self._recorder.alert(self.at, codes.USE_OF_RESTRICTED_FUNCTION, text, peer=self._peer, who=message.side)
+        self._record_refusal(alert)
+
+    def ended(self, message: Message) -> None:
+        """The message is over; send the refusal that waits for that, and tell that there is a gap behind it."""
+        if message.refusal is not None:
+            response = encode_response(message.command, message.refusal)
+            self._effects.answer(message.side, encode_command_pdu(message.context_id, response))
+        self._effects.boundary(message.side)
+
+    # --- requests ---
+
+    def _request(self, message: Message, context: Context) -> None:
+        command, service = message.command, message.command.service
+        if command.message_id in self._outstanding[message.side]:
+            raise Violation("Message ID is in use")
+        if len(self._outstanding[message.side]) >= MAX_OUTSTANDING:
+            raise Violation("too many requests are outstanding")
+        is_scu = context.scu if message.side is Side.REQUESTOR else context.scp
+        is_scp = context.scp if message.side is Side.REQUESTOR else context.scu
+        if not (is_scu if service.origin is Origin.SCU else is_scp):
+            self.refuse(message, Status.NOT_AUTHORIZED, "the sender has not negotiated the role for it")
+        elif service.name.startswith("C-") and command.sop_class_uid != context.abstract_syntax:
+            self.refuse(message, Status.SOP_CLASS_NOT_SUPPORTED, "SOP Class is not that of the presentation context")
+        elif service.name == "C-STORE":
+            message.phase = Phase.HEAD
+        elif service.name in _IDENTIFIER:
+            message.phase = Phase.IDENTIFIER
+        else:
+            self._permitted(message, self._access(message))
+
+    def _access(self, message: Message) -> AccessRequest:
+        return replace(
+            self._template,
+            action=message.command.service.name,
+            at=self.at.replace(second=0, microsecond=0),
+            sop_class_uid=message.command.sop_class_uid,
+            toward_archive=message.side is Side.REQUESTOR,
+        )
+
+    def _permitted(self, message: Message, request: AccessRequest) -> bool:
+        """Ask the policy; a permitted request becomes outstanding, a refused one is recorded and will be answered."""
+        decision = self._decisions.get(request)
+        if decision is None:
+            decision = self._policy.decide(request)
+            if len(self._decisions) >= MAX_DECISIONS:
+                self._decisions.clear()
+            self._decisions[request] = decision
+        if decision.effect is Effect.PERMIT:
+            message.phase = Phase.PASS
+            self._outstanding[message.side][message.command.message_id] = Operation(message)
+            return True
+        message.phase, message.refusal = Phase.SWALLOW, Status.NOT_AUTHORIZED
+        self._record_refusal(self._recorder.refusal(self.at, request.action, decision, peer=self._peer, who=message.side))
+        return False
+
+    def _record_refusal(self, alert: AuditMessage) -> None:
+        self._refusals += 1
+        if self._refusals > MAX_REFUSALS:
+            raise Violation("too many refused requests")
+        self._effects.record(alert)
+
+    # --- responses and results ---
+
+    def _response(self, message: Message) -> None:
+        command = message.command
+        operations = self._outstanding[message.side.other]
+        operation = operations.get(command.message_id)
+        request = operation.message if operation is not None else None
+        if operation is None or request is None or request.command.service is not command.service:
+            raise Violation("response to a request that is not outstanding", AbortReason.UNEXPECTED_PDU_PARAMETER)
+        if request.context_id != message.context_id:
+            raise Violation("response in another presentation context than its request")
+        message.phase = Phase.PASS
+        if command.status in _PENDING and command.service.pending:
+            return
+        del operations[command.message_id]
+        if operation.tally is not None and command.status is not None:
+            counter = operation.tally.transferred if transferred(command.status) else operation.tally.failed
+            counter[request.command.sop_class_uid] += 1
+
+    def _begin(self, sender: Side, instance: Instance) -> Tally:
+        """Count the instance to its study; record the study's first one before it goes."""
+        key = (sender, instance.study_instance_uid, instance.patient_id)
+        tally = self._tallies.get(key)
+        if tally is None:
+            if len(self._tallies) >= MAX_TALLIES:
+                self._record_oldest()
+            tally = self._tallies[key] = Tally(sender, instance.study_instance_uid, clean(instance.patient_id))
+            self._effects.record(self._recorder.begin(self.at, tally))
+        if instance.accession_number and len(tally.accession_numbers) < MAX_TALLIES:
+            tally.accession_numbers.add(clean(instance.accession_number))
+        return tally
+
+    def _record_oldest(self) -> None:
+        """An association that never ends must not keep its studies for ever."""
+        waiting = {id(operation.tally) for operations in self._outstanding.values() for operation in operations.values()}
+        for key, tally in self._tallies.items():
+            if id(tally) not in waiting:
+                self._record_tally(tally)
+                del self._tallies[key]
+                return
+        raise Violation("too many studies are under way at once")
+
+    def _record_tally(self, tally: Tally) -> None:
+        for record in self._recorder.transferred(self.at, tally):
+            self._effects.record(record)
+
+
+def _single_uid(values: dict[int, bytes], tag: int) -> str:
+    text = head.uid_value(values, tag)
+    if "\\" in text:
+        raise MalformedError("an identifying UID has several values")
+    return text

@@ -1,0 +1,29 @@
+"""What a relay must know of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from securepacs.audit.message import AuditSourceIdentification
+from securepacs_proxy.commands import Destination
+
+
+@dataclass(frozen=True, slots=True)
+class RelaySettings:
+    """What a relay must know. `routes` maps called AE titles to archives; times in seconds, sizes in bytes.
+
+    `handshake_seconds` of None leaves the time limit of the TLS handshake to the shell.
+    """
+
+    gateway: str
+    ae_title: str
+    source: AuditSourceIdentification
+    routes: Mapping[str, tuple[Destination, ...]]
+    max_pdu_length: int = 131_072
+    command_bytes: int = 65_536
+    head_bytes: int = 65_536
+    identifier_bytes: int = 1_048_576
+    association_seconds: float = 30.0
+    idle_seconds: float = 600.0
+    handshake_seconds: float | None = None

@@ -1,0 +1,146 @@
+"""One consistent reading of the configuration and of everything it names; a broken one never replaces a good one.
+
+The supervisor reads first; workers read the same files themselves and compare `Snapshot.version`, a digest over all their bytes, so
+that no two processes ever work by different rules.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+from securepacs.audit.message import AuditSourceIdentification
+from securepacs.errors import ConfigError, SecurePacsError
+from securepacs.policy.cedar import CedarPolicy
+from securepacs.policy.roles import Enrolment
+from securepacs.policy.subject import Policy, Subject
+from securepacs.tls import TlsProfile, profile
+from securepacs.tokens.credential import Credential
+from securepacs_proxy.config import GatewayConfig, load, read_certificates, read_crl, read_private_key
+from securepacs_proxy.config.model import ListenerSection
+from securepacs_proxy.identity import enrolment_of, identify_among
+
+_ATTEMPTS = 3
+_SOURCE_TYPE = "6"  # RFC 3881 5.4.3: security server, such as a domain controller
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """What one listening port needs for TLS."""
+
+    host: str
+    port: int
+    profile: TlsProfile
+    credential: Credential
+    trust: tuple[x509.Certificate, ...]
+    crls: tuple[x509.CertificateRevocationList, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything a worker works by, read at one moment. `version` changes when any byte of any file does."""
+
+    path: Path
+    version: str
+    config: GatewayConfig
+    policy: Policy
+    listeners: tuple[Listener, ...]
+    enrolment: tuple[Enrolment, ...]
+
+    def source(self, process: str = "") -> AuditSourceIdentification:
+        """Return the audit source of one process; each worker is an ordered source of its own."""
+        name = self.config.gateway.name
+        return AuditSourceIdentification(
+            AuditSourceID=f"{name}/{process}" if process else name,
+            AuditEnterpriseSiteID=self.config.audit.enterprise_site,
+            AuditSourceTypeCode=(_SOURCE_TYPE,),
+        )
+
+    def identify(self, certificate: x509.Certificate) -> Subject:
+        """Return who stands behind a certificate; AccessDenied for who is not enrolled."""
+        return identify_among(certificate, self.enrolment)
+
+    def verdict(self, certificate: x509.Certificate, subject: Subject) -> str:
+        """Return why a live connection must end under these settings, "" when it may go on."""
+        if any(_revokes(crl, certificate) for listener in self.listeners for crl in listener.crls):
+            return "its certificate was revoked"
+        try:
+            now = self.identify(certificate)
+        except SecurePacsError as error:
+            return error.message
+        return "" if now == subject else "its enrolment was changed"
+
+
+def read_snapshot(path: Path) -> Snapshot:
+    """Read configuration, policies, certificates, keys and CRLs. Raises ConfigError; nothing is half replaced."""
+    for _ in range(_ATTEMPTS):
+        config = load(path)
+        before = _digest(path, config)
+        listeners = tuple(_listener(section, index) for index, section in enumerate(config.listeners))
+        policy = CedarPolicy.from_folder(config.policy.folder)
+        if _digest(path, config) == before:
+            return Snapshot(path, before, config, policy, listeners, enrolment_of(config))
+    raise ConfigError("the files of the configuration change while they are read", hint="reload again when they are complete")
+
+
+def needs_restart(old: Snapshot, new: Snapshot) -> str:
+    """Return the key of a setting that was changed and that a running gateway cannot change, "" when there is none."""
+    if [(one.host, one.port) for one in old.listeners] != [(one.host, one.port) for one in new.listeners]:
+        return "listener"
+    one, other = old.config, new.config
+    fixed = {
+        "gateway.name": (one.gateway.name, other.gateway.name),
+        "gateway.workers": (one.gateway.workers, other.gateway.workers),
+        "audit": (one.audit, other.audit),
+        "limits.max_connections": (one.limits.max_connections, other.limits.max_connections),
+    }
+    return next((key for key, (before, after) in fixed.items() if before != after), "")
+
+
+def _listener(section: ListenerSection, index: int) -> Listener:
+    key = f"listener[{index}]"
+    certificates = read_certificates(section.certificate, key=f"{key}.certificate")
+    private_key = read_private_key(section.key, key=f"{key}.key")
+    if not isinstance(private_key, RSAPrivateKey | EllipticCurvePrivateKey):
+        raise ConfigError(
+            "the key is neither RSA nor of an elliptic curve", key=f"{key}.key", hint="DICOM peers know RSA and ECDSA"
+        )
+    trust = (certificate for path in section.trust for certificate in read_certificates(path, key=f"{key}.trust"))
+    return Listener(
+        host=section.host,
+        port=section.port,
+        profile=profile(section.tls_profile),
+        credential=Credential(certificates[0], private_key, tuple(certificates[1:])),
+        trust=tuple(trust),
+        crls=tuple(read_crl(path, key=f"{key}.crls") for path in section.crls),
+    )
+
+
+def _digest(path: Path, config: GatewayConfig) -> str:
+    digest = hashlib.sha256()
+    for file in (path, *_named_files(config)):
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
+        digest.update(f"{file}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def _named_files(config: GatewayConfig) -> Iterable[Path]:
+    for listener in config.listeners:
+        yield from (listener.certificate, listener.key, *listener.trust, *listener.crls)
+    if config.policy.folder is not None:
+        yield from sorted(config.policy.folder.glob("*.cedar*"))
+
+
+def _revokes(crl: x509.CertificateRevocationList, certificate: x509.Certificate) -> bool:
+    if crl.issuer != certificate.issuer:
+        return False
+    return crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None

@@ -1,0 +1,92 @@
+"""The TLS context of a listener, made from a profile of PS3.15 Annex B."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from cryptography import x509
+from OpenSSL import SSL, crypto
+
+from securepacs.errors import ConfigError
+from securepacs.tls import TlsProfile
+from securepacs.tokens.credential import Credential
+from securepacs_proxy.tls_bio.native import limit_groups
+from securepacs_proxy.tls_bio.reasons import Verdict, reason_of
+
+_ALPN_DICOM: Final = b"dicom"  # what DCMTK offers; a client that offers ALPN without it goes on without ALPN
+_VERIFY_DEPTH: Final = 8
+
+
+def server_context(
+    profile: TlsProfile,
+    *,
+    credential: Credential,
+    trust: Sequence[x509.Certificate],
+    crls: Iterable[x509.CertificateRevocationList] = (),
+) -> SSL.Context:
+    """Build the context of a listener that requires client certificates (PS3.15 B.12 with mutual authentication).
+
+    Any CRL turns on revocation checking of the whole path: then every CA of the path, the root too, needs one. Raises ConfigError.
+    """
+    if not trust:
+        raise ConfigError("a listener without trust anchors would refuse everybody", key="listener.trust")
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    try:
+        _limit_protocol(context, profile)
+        _present(context, credential)
+        _require_client_certificate(context, trust, tuple(crls))
+    except (SSL.Error, crypto.Error) as error:
+        raise ConfigError(f"OpenSSL refuses the TLS settings: {reason_of(error)}", key="listener") from None
+    return context
+
+
+def _limit_protocol(context: SSL.Context, profile: TlsProfile) -> None:
+    context.set_min_proto_version(min(profile.server_versions))
+    context.set_max_proto_version(max(profile.server_versions))
+    context.set_cipher_list(profile.cipher_string.encode())
+    context.set_tls13_ciphersuites(":".join(profile.tls13_suites).encode())
+    limit_groups(context, profile)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_session_id(b"securepacs")  # never used for resumption; OpenSSL asks for one when clients are verified
+    context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    context.set_alpn_select_callback(_select_alpn)
+
+
+def _present(context: SSL.Context, credential: Credential) -> None:
+    context.use_certificate(credential.certificate)
+    for certificate in credential.chain:
+        context.add_extra_chain_cert(certificate)
+    context.use_privatekey(credential.private_key)
+    context.check_privatekey()
+
+
+def _require_client_certificate(
+    context: SSL.Context, trust: Sequence[x509.Certificate], crls: Sequence[x509.CertificateRevocationList]
+) -> None:
+    store = context.get_cert_store()
+    if store is None:
+        raise ConfigError("OpenSSL gave no certificate store", key="listener.trust")
+    flags = crypto.X509StoreFlags.PARTIAL_CHAIN  # an anchor need not be self-signed: IHE ITI-19 trusts installed certificates
+    for certificate in trust:
+        store.add_cert(crypto.X509.from_cryptography(certificate))
+        context.add_client_ca(certificate)
+    for crl in crls:
+        store.add_crl(crl)
+    if crls:
+        flags |= crypto.X509StoreFlags.CRL_CHECK | crypto.X509StoreFlags.CRL_CHECK_ALL
+    store.set_flags(flags)
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _record_verdict)
+    context.set_verify_depth(_VERIFY_DEPTH)
+
+
+def _select_alpn(_connection: SSL.Connection, offered: list[bytes]) -> Any:
+    return _ALPN_DICOM if _ALPN_DICOM in offered else SSL.NO_OVERLAPPING_PROTOCOLS
+
+
+def _record_verdict(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
+    """Keep OpenSSL's verdict as it is: a refusal of our own would give the peer the alert internal_error."""
+    if not ok:
+        connection.get_app_data().append(Verdict(certificate, error, depth))
+    return bool(ok)

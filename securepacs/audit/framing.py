@@ -1,0 +1,124 @@
+"""Reading syslog frames from a byte stream (RFC 5425 4.3), without a socket.
+
+Every declared octet is consumed, whatever its number: an oversize frame is kept as its head, its length and the SHA-256 of the
+whole, and the stream stays in step. Also accepted: byte order marks and line ends before a frame, and LF-terminated records
+that begin with `<` (RFC 6587 3.4.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+
+from securepacs.errors import MalformedError
+
+DEFAULT_LIMIT = 1024 * 1024  # octets kept of one record; PS3.15 A.6 asks for at least 32,768
+MAX_DIGITS = 10
+_BETWEEN = b"\xef\xbb\xbf\r\n"
+_DIGITS = b"0123456789"
+_ZERO, _SPACE, _LESS_THAN = b"0 <"
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One record as received: `data` its octets (the head of them when `truncated`), `length` and `sha256` those of the whole.
+
+    A frame cut off by the end of the stream is truncated too; its `length` is then what arrived.
+    """
+
+    data: bytes
+    length: int
+    sha256: bytes
+    truncated: bool = False
+
+
+class FrameReader:
+    """Turns received bytes into frames; any split of the stream gives the same frames.
+
+    At the first octet that can begin no frame `error` is set: the frames before it are still returned, every later `feed` raises
+    it. The connection must then be closed, because nothing tells where the next frame begins.
+    """
+
+    def __init__(self, *, limit: int = DEFAULT_LIMIT) -> None:
+        self.error: MalformedError | None = None
+        self._limit = limit
+        self._digits = bytearray()
+        self._kept = bytearray()
+        self._hash = sha256()
+        self._seen = 0
+        self._length: int | None = None  # of the frame being read; None: reading its count
+        self._by_line = False
+        self._position = 0  # octets consumed in the life of the stream
+
+    @property
+    def inside_frame(self) -> bool:
+        """True when a frame has begun and not ended."""
+        return bool(self._digits) or self._length is not None or self._by_line
+
+    def feed(self, data: bytes | memoryview) -> list[Frame]:
+        """Take received bytes and return the frames they complete, in order. Raises MalformedError once `error` is set."""
+        if self.error is not None:
+            raise self.error
+        buffer, offset, frames = bytes(data), 0, list[Frame]()
+        while offset < len(buffer) and self.error is None:
+            if self._by_line:
+                offset = self._read_line(buffer, offset, frames)
+            elif self._length is not None:
+                offset = self._read_octets(buffer, offset, frames)
+            else:
+                offset = self._read_count(buffer, offset)
+        return frames
+
+    def end(self) -> Frame | None:
+        """Tell that the stream ended; what was left of an unfinished frame is returned as truncated."""
+        if not self._seen:  # a count without an octet after it says nothing worth keeping
+            return None
+        return self._finish(truncated=True)
+
+    def _read_count(self, buffer: bytes, offset: int) -> int:
+        """Consume one octet of MSG-LEN, or the space after it."""
+        octet = buffer[offset]
+        if octet in _DIGITS and (self._digits or octet != _ZERO) and len(self._digits) < MAX_DIGITS:
+            self._digits.append(octet)
+        elif octet == _SPACE and self._digits:
+            self._length = int(self._digits)
+            self._digits.clear()
+        elif octet == _LESS_THAN and not self._digits:  # no count: the record ends with a line feed
+            self._by_line = True
+            return offset
+        elif octet not in _BETWEEN or self._digits:
+            self.error = MalformedError(
+                "a syslog frame begins with its octet count", offset=self._position, standard="RFC 5425 4.3"
+            )
+        self._position += 1
+        return offset + 1
+
+    def _read_octets(self, buffer: bytes, offset: int, frames: list[Frame]) -> int:
+        end = min(len(buffer), offset + (self._length or 0) - self._seen)
+        self._keep(buffer, offset, end)
+        if self._seen == self._length:
+            frames.append(self._finish())
+        return end
+
+    def _read_line(self, buffer: bytes, offset: int, frames: list[Frame]) -> int:
+        end = buffer.find(b"\n", offset)
+        if end < 0:
+            self._keep(buffer, offset, len(buffer))
+            return len(buffer)
+        self._keep(buffer, offset, end)
+        self._position += 1
+        frames.append(self._finish())
+        return end + 1
+
+    def _keep(self, buffer: bytes, start: int, end: int) -> None:
+        view = memoryview(buffer)[start:end]
+        self._hash.update(view)
+        self._kept += view[: self._limit - len(self._kept)]
+        self._seen += end - start
+        self._position += end - start
+
+    def _finish(self, *, truncated: bool = False) -> Frame:
+        done = Frame(bytes(self._kept), self._seen, self._hash.digest(), truncated or self._seen > self._limit)
+        self._kept.clear()
+        self._hash, self._seen, self._length, self._by_line = sha256(), 0, None, False
+        return done

@@ -1,0 +1,276 @@
+"""`securepacs pki`: a pilot CA in a folder, its responders, and what is about to expire."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from securepacs.cli import output
+from securepacs.cli.keys import PinEnvOption, PinFileOption
+from securepacs.errors import UsageError
+
+if TYPE_CHECKING:
+    from securepacs.pki import CertificateAuthority
+    from securepacs.pki.server import Service
+
+app = typer.Typer(help="A small CA for pilots: issue, revoke, publish.", no_args_is_help=True)
+
+FolderArgument = Annotated[Path, typer.Argument(help="Folder of the CA.", metavar="FOLDER")]
+OutputFileOption = Annotated[Path, typer.Option("-o", "--output", help="File to write.")]
+HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
+PortOption = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)]
+
+
+@app.command()
+@output.reports_errors
+def init(
+    folder: FolderArgument,
+    name: Annotated[str, typer.Option(help="Name of the organization, part of both CA names.")],
+    key_kind: Annotated[str, typer.Option(help="p256 or rsa-3072.")] = "p256",
+    base_url: Annotated[str, typer.Option(help="Where `pki serve` will be reached: written into every certificate.")] = "",
+    pin_file: PinFileOption = None,
+    pin_env: PinEnvOption = None,
+) -> None:
+    """Make a root and an issuing CA in a new folder. With --pin-file or --pin-env their keys are encrypted."""
+    from securepacs.pki import CertificateAuthority
+    from securepacs.pki.keys import key_kind as checked_kind
+
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty", hint="a CA is made in a folder of its own")
+    authority = CertificateAuthority.create(name, at=_now(), key_kind=checked_kind(key_kind), base_url=base_url)
+    authority.save(folder, passphrase=_passphrase(pin_file, pin_env))
+    output.console.print(str(folder / "root.pem"), highlight=False, markup=False)
+
+
+@app.command()
+@output.reports_errors
+def issue(
+    folder: FolderArgument,
+    profile: Annotated[str, typer.Argument(help="Kind of certificate, such as gateway-server, modality, radiologist.")],
+    common_name: Annotated[str, typer.Option("--cn", help="Common name; with --csr the request's unless given.")] = "",
+    output_folder: Annotated[Path, typer.Option("-o", "--output", help="Folder for NAME.pem and NAME.key.")] = Path(),
+    csr: Annotated[Path | None, typer.Option(help="Certify the key of this request (PKCS #10); no key is made.")] = None,
+    dns: Annotated[list[str] | None, typer.Option(help="DNS name; may be repeated.")] = None,
+    ip: Annotated[list[str] | None, typer.Option(help="IP address; may be repeated.")] = None,
+    email: Annotated[str, typer.Option(help="Mail address.")] = "",
+    organization: Annotated[str, typer.Option(help="Organization; that of the CA unless given.")] = "",
+    role: Annotated[list[str] | None, typer.Option(help="hcRole instead of the profile's; may be repeated.")] = None,
+    days: Annotated[int | None, typer.Option(help="Validity; the profile's unless given.", min=1)] = None,
+    key_kind: Annotated[str, typer.Option(help="rsa-3072, rsa-2048 or p256.")] = "rsa-3072",
+    pin_file: PinFileOption = None,
+    pin_env: PinEnvOption = None,
+) -> None:
+    """Issue a certificate and its key (mode 600), or a certificate for a request. Prints the file of the certificate."""
+    from datetime import timedelta
+
+    from securepacs.pki.files import load_request, write_credential
+    from securepacs.pki.keys import generate_key
+    from securepacs.pki.keys import key_kind as checked_kind
+    from securepacs.pki.profiles import profile_named
+
+    request = load_request(csr) if csr else None
+    kind, wanted = checked_kind(key_kind), profile_named(profile)
+    lifetime = timedelta(days=days) if days else None
+    with _changing(folder, pin_file, pin_env) as authority:
+        if request is not None:
+            key = None
+            certificate = authority.sign_request(
+                request,
+                wanted,
+                common_name=common_name,
+                at=_now(),
+                lifetime=lifetime,
+                dns=dns or (),
+                ip=ip or (),
+                email=email,
+                organization=organization,
+                roles=role,
+            )
+        else:
+            key = generate_key(kind)
+            certificate = authority.issue(
+                wanted,
+                common_name=common_name,
+                public_key=key.public_key(),
+                at=_now(),
+                lifetime=lifetime,
+                dns=dns or (),
+                ip=ip or (),
+                email=email,
+                organization=organization,
+                roles=role,
+            )
+        written = write_credential(output_folder, certificate, authority.chain, key)
+    output.console.print(str(written), highlight=False, markup=False)
+
+
+@app.command()
+@output.reports_errors
+def revoke(
+    folder: FolderArgument,
+    certificate: Annotated[str, typer.Argument(help="Certificate file, or its serial number in hexadecimal.")],
+    reason: Annotated[
+        str, typer.Option(help="keyCompromise, affiliationChanged, superseded, ... (RFC 5280 5.3.1)")
+    ] = "unspecified",
+    pin_file: PinFileOption = None,
+    pin_env: PinEnvOption = None,
+) -> None:
+    """Revoke a certificate as of now. OCSP answers at once; publish a new CRL with `pki crl` or `pki serve`."""
+    from securepacs.pki.files import certificate_or_serial, reason_named
+
+    wanted, flag = certificate_or_serial(certificate), reason_named(reason)
+    with _changing(folder, pin_file, pin_env) as authority:
+        revocation = authority.revoke(wanted, at=_now(), reason=flag)
+    output.console.print(f"{revocation.serial_number:x} revoked", highlight=False, markup=False)
+
+
+@app.command()
+@output.reports_errors
+def crl(
+    folder: FolderArgument,
+    target: OutputFileOption,
+    root: Annotated[bool, typer.Option("--root", help="The CRL of the root instead of the issuing CA.")] = False,
+    days: Annotated[int | None, typer.Option(help="Days until the next CRL at the latest; 7, for the root 180.", min=1)] = None,
+    der: Annotated[bool, typer.Option("--der", help="Write DER instead of PEM.")] = False,
+    pin_file: PinFileOption = None,
+    pin_env: PinEnvOption = None,
+) -> None:
+    """Sign a new CRL and write it."""
+    from datetime import timedelta
+
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from securepacs.pki.authority import CRL_LIFETIME, ROOT_CRL_LIFETIME
+    from securepacs.pki.storage import write_atomically
+
+    lifetime = timedelta(days=days) if days else (ROOT_CRL_LIFETIME if root else CRL_LIFETIME)
+    with _changing(folder, pin_file, pin_env) as authority:
+        signed = authority.root_crl(at=_now(), lifetime=lifetime) if root else authority.crl(at=_now(), lifetime=lifetime)
+    write_atomically(target, signed.public_bytes(Encoding.DER if der else Encoding.PEM))
+    output.console.print(str(target), highlight=False, markup=False)
+
+
+@app.command()
+@output.reports_errors
+def serve(
+    folder: FolderArgument,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8080,
+    pin_file: PinFileOption = None,
+    pin_env: PinEnvOption = None,
+) -> None:
+    """Publish CRLs, certificates, OCSP and time stamps over HTTP until SIGTERM or Ctrl-C. The address goes to stderr when ready."""
+    from securepacs.pki.server import ALL_SERVICES
+
+    _serve(folder, host, port, pin_file, pin_env, ALL_SERVICES)
+
+
+@app.command()
+@output.reports_errors
+def ocsp(
+    folder: FolderArgument,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8080,
+    pin_file: PinFileOption = None,
+    pin_env: PinEnvOption = None,
+) -> None:
+    """Run the OCSP responder alone, with CRLs and CA certificates beside it."""
+    from securepacs.pki.server import Service
+
+    _serve(folder, host, port, pin_file, pin_env, frozenset({Service.REVOCATION}))
+
+
+@app.command()
+@output.reports_errors
+def tsa(
+    folder: FolderArgument,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8080,
+    pin_file: PinFileOption = None,
+    pin_env: PinEnvOption = None,
+) -> None:
+    """Run the time stamp authority alone (RFC 3161)."""
+    from securepacs.pki.server import Service
+
+    _serve(folder, host, port, pin_file, pin_env, frozenset({Service.TIMESTAMPS}))
+
+
+@app.command()
+@output.reports_errors
+def expiring(
+    paths: Annotated[list[Path], typer.Argument(help="CA folders, certificate files, or folders of them.", metavar="PATH...")],
+    within: Annotated[int, typer.Option(help="Days to look ahead.", min=0)] = 30,
+    json: Annotated[bool, typer.Option("--json", help="JSON Lines.")] = False,
+) -> None:
+    """List what has expired or will; exit code 1 when there is anything, so that a timer can raise an alarm."""
+    from datetime import timedelta
+
+    from securepacs.pki.expiry import expiring as find
+
+    now = _now()
+    found = find(paths, before=now + timedelta(days=within))
+    if json:
+        for entry in found:
+            output.print_json(
+                {
+                    "source": entry.source,
+                    "subject": entry.subject,
+                    "serial_number": f"{entry.serial_number:x}",
+                    "not_after": entry.not_after.isoformat(),
+                    "days_left": (entry.not_after - now).days,
+                }
+            )
+    elif found:
+        rows = [(entry.subject, f"{entry.not_after:%Y-%m-%d}", (entry.not_after - now).days, entry.source) for entry in found]
+        output.print_table("Expiring certificates", ("subject", "not after", "days left", "source"), rows)
+    if found:
+        raise typer.Exit(1)
+
+
+def _serve(folder: Path, host: str, port: int, pin_file: Path | None, pin_env: str | None, services: frozenset[Service]) -> None:
+    import signal
+    import threading
+
+    from securepacs.pki.server import Service, issue_timestamp_credential
+    from securepacs.pki.server import serve as start
+
+    with _changing(folder, pin_file, pin_env) as authority:
+        stamping = issue_timestamp_credential(authority, at=_now()) if Service.TIMESTAMPS in services else None
+    done = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: done.set())
+    with start(authority, host=host, port=port, folder=folder, timestamp_credential=stamping, services=services) as server:
+        output.errors.print(f"ready {server.url}", highlight=False, markup=False)
+        done.wait()
+
+
+@contextmanager
+def _changing(folder: Path, pin_file: Path | None, pin_env: str | None) -> Iterator[CertificateAuthority]:
+    """Give the CA of `folder` and save its register at the end, with the folder locked."""
+    from securepacs.pki import CertificateAuthority
+    from securepacs.pki.storage import locked, save_register
+
+    passphrase = _passphrase(pin_file, pin_env)
+    with locked(folder):
+        authority = CertificateAuthority.load(folder, passphrase=passphrase)
+        yield authority
+        save_register(authority, folder)
+
+
+def _passphrase(pin_file: Path | None, pin_env: str | None) -> bytes | None:
+    if pin_file is None and pin_env is None:
+        return None
+    from securepacs.tokens.pin import pin_source
+
+    return pin_source(pin_file=pin_file, pin_env=pin_env)().encode()
+
+
+def _now() -> datetime:
+    from datetime import UTC
+
+    return datetime.now(UTC)

@@ -1,0 +1,153 @@
+"""DICOM files: preamble, file meta information, transfer syntax, and where the data set begins (PS3.10 7.1, PS3.5 Annex A)."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from securepacs import codes
+from securepacs.dicom.elements import (
+    EXPLICIT_BIG,
+    EXPLICIT_LITTLE,
+    IMPLICIT_LITTLE,
+    Buffer,
+    Element,
+    Encoding,
+    Token,
+    tokens,
+    walk,
+)
+from securepacs.errors import MalformedError
+
+PREAMBLE_SIZE = 128
+MAX_INFLATED = 2**31  # bytes; a deflated data set that grows beyond this is refused
+_INFLATE_STEP = 1 << 20
+
+TRANSFER_SYNTAX_UID = 0x00020010
+MEDIA_STORAGE_SOP_INSTANCE_UID = 0x00020003
+
+_JPIP_DEFLATE = ("1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205")
+
+
+@dataclass(frozen=True, slots=True)
+class Part10:
+    """The head of a DICOM file. `meta` maps tags of group 0002 to raw values; `dataset_offset` is where the data set begins."""
+
+    transfer_syntax: str
+    dataset_offset: int
+    meta: Mapping[int, bytes]
+
+    @property
+    def encoding(self) -> Encoding:
+        """How the data set's headers are written (after inflating, when `deflated`)."""
+        return encoding_of(self.transfer_syntax)
+
+    @property
+    def deflated(self) -> bool:
+        """Whether the data set is compressed as a whole (PS3.5 A.5)."""
+        return is_deflated(self.transfer_syntax)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedDataSet:
+    """A data set in its encoded form: `view[start:end]`. For a deflated file `view` is the inflated data set alone."""
+
+    view: memoryview
+    start: int
+    end: int
+    transfer_syntax: str
+
+    @property
+    def encoding(self) -> Encoding:
+        """How the headers are written."""
+        return encoding_of(self.transfer_syntax)
+
+    def tokens(self, *, descend: bool = True) -> Iterator[Token]:
+        """Yield the structure in file order."""
+        return tokens(self.view, self.start, encoding=self.encoding, end=self.end, descend=descend)
+
+    def elements(self) -> Iterator[Element]:
+        """Yield the top-level elements in file order."""
+        explicit, little = self.encoding
+        return walk(self.view, self.start, explicit=explicit, little=little, end=self.end)
+
+    def value(self, element: Element | Token) -> memoryview:
+        """Return the raw value of a leaf element, without copying."""
+        return self.view[element.value_offset : element.value_offset + element.length]
+
+
+def encoding_of(transfer_syntax: str) -> Encoding:
+    """Return the element encoding of a transfer syntax; every syntax not named in PS3.5 A.1 or A.3 is explicit VR little endian."""
+    if transfer_syntax == codes.IMPLICIT_VR_LITTLE_ENDIAN:
+        return IMPLICIT_LITTLE
+    return EXPLICIT_BIG if transfer_syntax == codes.EXPLICIT_VR_BIG_ENDIAN else EXPLICIT_LITTLE
+
+
+def is_deflated(transfer_syntax: str) -> bool:
+    """Return whether the whole data set is deflated in this transfer syntax (PS3.5 A.5)."""
+    return transfer_syntax == codes.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN or transfer_syntax in _JPIP_DEFLATE
+
+
+def compression_of(transfer_syntax: str) -> str:
+    """Return the transfer syntax when its pixel data are encapsulated (PS3.5 A.4), an empty string when they are native."""
+    native = transfer_syntax in (
+        codes.IMPLICIT_VR_LITTLE_ENDIAN,
+        codes.EXPLICIT_VR_LITTLE_ENDIAN,
+        codes.EXPLICIT_VR_BIG_ENDIAN,
+    )
+    return "" if native or is_deflated(transfer_syntax) else transfer_syntax
+
+
+def read_part10(data: Buffer) -> Part10:
+    """Read the head of a DICOM file (PS3.10 7.1). MalformedError when it is none or names no transfer syntax."""
+    if bytes(data[PREAMBLE_SIZE : PREAMBLE_SIZE + 4]) != b"DICM":
+        raise MalformedError("this is not a DICOM file", offset=min(len(data), PREAMBLE_SIZE), standard="PS3.10 7.1")
+    offset = PREAMBLE_SIZE + 4
+    meta: dict[int, bytes] = {}
+    # the group is read to where it really ends: group lengths in the field are often wrong
+    while bytes(data[offset : offset + 2]) == b"\x02\x00":
+        element = next(walk(data, offset))
+        meta[element.tag] = bytes(data[element.value_offset : element.next_offset])
+        offset = element.next_offset
+    syntax = meta.get(TRANSFER_SYNTAX_UID, b"").decode("latin-1").rstrip("\0 ")
+    if not syntax:
+        raise MalformedError("the file names no transfer syntax", offset=offset, standard="PS3.10 7.1")
+    return Part10(syntax, offset, meta)
+
+
+def open_dataset(data: Buffer) -> EncodedDataSet:
+    """Return the data set of a DICOM file given as bytes or mmap, inflated when its syntax says so (PS3.5 A.5)."""
+    head = read_part10(data)
+    view = memoryview(data)
+    if not head.deflated:
+        return EncodedDataSet(view, head.dataset_offset, len(view), head.transfer_syntax)
+    inflated = memoryview(inflate(view[head.dataset_offset :], offset=head.dataset_offset))
+    return EncodedDataSet(inflated, 0, len(inflated), head.transfer_syntax)
+
+
+def inflate(data: Buffer, *, limit: int = MAX_INFLATED, offset: int = 0) -> bytes:
+    """Inflate a raw deflate stream (RFC 1951) up to `limit` bytes; `offset` is added to the position in errors."""
+    stream = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+    parts: list[bytes] = []
+    size, pending = 0, bytes(data)
+    while not stream.eof:
+        try:
+            part = stream.decompress(pending, _INFLATE_STEP)
+        except zlib.error:
+            raise MalformedError("the deflated data set is damaged", offset=offset, standard="PS3.5 A.5") from None
+        pending = stream.unconsumed_tail
+        size += len(part)
+        if size > limit:
+            raise MalformedError(f"the deflated data set grows beyond {limit} bytes", offset=offset)
+        if not part and not pending and not stream.eof:
+            raise MalformedError("the deflated data set is cut off", offset=offset + len(data), standard="PS3.5 A.5")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def deflate(data: Buffer) -> bytes:
+    """Deflate a data set and pad it to even length (PS3.5 A.5)."""
+    stream = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    packed = stream.compress(data) + stream.flush()
+    return packed + b"\0" * (len(packed) % 2)

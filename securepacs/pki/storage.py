@@ -1,0 +1,201 @@
+"""A CA in a folder: root.pem, issuing.pem, their keys (mode 0600) and register.json. Every file is replaced atomically."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from securepacs.errors import ConfigError
+from securepacs.pki.authority import CertificateAuthority, Issued, Register, Revocation
+from securepacs.tokens.credential import Credential, SigningKey
+from securepacs.trust.files import load_certificate, read_file
+
+REGISTER = "register.json"
+_FORMAT = 1
+_LOCK = ".lock"
+
+
+def save(authority: CertificateAuthority, folder: Path, *, passphrase: bytes | None = None) -> None:
+    """Write the whole CA; the register comes last, so that a crash never leaves a register without its keys."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    for name, certificate, key in (
+        ("root", authority.root, authority.root_key),
+        ("issuing", authority.issuing, authority.issuing_key),
+    ):
+        write_private(folder / f"{name}.key", private_pem(key, passphrase))
+        write_atomically(folder / f"{name}.pem", certificate.public_bytes(Encoding.PEM))
+    save_register(authority, folder)
+
+
+def save_register(authority: CertificateAuthority, folder: Path) -> None:
+    """Write only what changes: the register of issued and revoked certificates."""
+    register = authority.register
+    document = {
+        "format": _FORMAT,
+        "name": authority.name,
+        "base_url": authority.base_url,
+        "crl_number": register.crl_number,
+        "root_crl_number": register.root_crl_number,
+        "issued": [
+            {
+                "serial_number": f"{entry.serial_number:x}",
+                "profile": entry.profile,
+                "subject": entry.subject,
+                "not_before": entry.not_before.isoformat(),
+                "not_after": entry.not_after.isoformat(),
+            }
+            for entry in register.issued.values()
+        ],
+        "revoked": [
+            {"serial_number": f"{entry.serial_number:x}", "at": entry.at.isoformat(), "reason": entry.reason.value}
+            for entry in register.revoked.values()
+        ],
+    }
+    write_atomically(folder / REGISTER, json.dumps(document, indent=1, ensure_ascii=False).encode())
+
+
+def load(folder: Path, *, passphrase: bytes | None = None) -> CertificateAuthority:
+    """Read a CA that `save` wrote. Raises ConfigError when a file is missing, damaged, readable by others or of another CA."""
+    document = _document(folder)
+    root = load_certificate(folder / "root.pem", key="folder")
+    issuing = load_certificate(folder / "issuing.pem", key="folder")
+    try:
+        issuing.verify_directly_issued_by(root)
+    except (InvalidSignature, ValueError, TypeError):
+        raise ConfigError(f"{folder}: issuing.pem was not issued by root.pem", key="folder") from None
+    return CertificateAuthority(
+        name=str(document["name"]),
+        base_url=str(document["base_url"]),
+        root=Credential(root, _key(folder / "root.key", root, passphrase)),
+        issuing=Credential(issuing, _key(folder / "issuing.key", issuing, passphrase), (root,)),
+        register=_register(document, folder),
+    )
+
+
+def load_register(folder: Path) -> Register:
+    """Read only the register, for a server that follows what others revoke."""
+    return _register(_document(folder), folder)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from changing the CA between loading and saving it."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: there is no CA", key="folder", hint="make one with: securepacs pki init")
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def private_pem(key: SigningKey, passphrase: bytes | None = None) -> bytes:
+    """Return the key as PKCS#8 in PEM, encrypted when a passphrase is given."""
+    encryption: KeySerializationEncryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Replace a file that only its owner may read; at no moment is it readable by others."""
+    _replace(path, content, 0o600)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a public file; readers see the old or the new content, also after a crash."""
+    _replace(path, content, 0o644)
+
+
+def _replace(path: Path, content: bytes, mode: int) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600 until renamed
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _key(path: Path, certificate: x509.Certificate, passphrase: bytes | None) -> SigningKey:
+    raw = read_file(path, key="folder")
+    if path.stat().st_mode & 0o077:
+        raise ConfigError(f"{path}: others may read the key", key="folder", hint=f"chmod 600 {path}")
+    try:
+        key = load_pem_private_key(raw, passphrase)
+    except TypeError:
+        problem = "the key is encrypted: a passphrase is needed" if passphrase is None else "the key is not encrypted"
+        raise ConfigError(f"{path}: {problem}", key="passphrase") from None
+    except ValueError:
+        problem = "not a private key in PEM" if passphrase is None else "not a private key, or the passphrase is wrong"
+        raise ConfigError(f"{path}: {problem}", key="folder") from None
+    if not isinstance(key, RSAPrivateKey | EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        raise ConfigError(f"{path}: not the key of {path.with_suffix('.pem').name}", key="folder")
+    return key
+
+
+def _document(folder: Path) -> dict[str, Any]:
+    if not (folder / REGISTER).is_file():
+        raise ConfigError(f"{folder}: there is no CA", key="folder", hint="make one with: securepacs pki init")
+    try:
+        document = json.loads(read_file(folder / REGISTER, key="folder"))
+    except ValueError:
+        document = None
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        raise ConfigError(f"{folder / REGISTER}: not a register of this version", key="folder")
+    return document
+
+
+def _register(document: dict[str, Any], folder: Path) -> Register:
+    try:
+        issued = [
+            Issued(
+                int(entry["serial_number"], 16),
+                str(entry["profile"]),
+                str(entry["subject"]),
+                _time(entry["not_before"]),
+                _time(entry["not_after"]),
+            )
+            for entry in document["issued"]
+        ]
+        revoked = [
+            Revocation(int(entry["serial_number"], 16), _time(entry["at"]), x509.ReasonFlags(entry["reason"]))
+            for entry in document["revoked"]
+        ]
+        numbers = int(document["crl_number"]), int(document["root_crl_number"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{folder / REGISTER}: the register is damaged", key="folder") from error
+    return Register({entry.serial_number: entry for entry in issued}, {entry.serial_number: entry for entry in revoked}, *numbers)
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)

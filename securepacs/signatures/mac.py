@@ -1,0 +1,191 @@
+"""The byte stream a Message Authentication Code is computed over (PS3.3 C.12.1.1.3.1.1).
+
+The stream is the explicit VR little endian encoding of the signed elements, then of the signature item's own elements, with
+sequences and encapsulated data reduced to what every encoding has in common: no lengths of sequences and items, no item
+delimiters, always a sequence delimiter. `MacStream` makes it from the tokens of the walker and hands it to `update` in spans;
+values that are stored as they are hashed are never copied.
+
+Several readings of the same file exist in the field (`Reading`): the letter of the standard; DCMTK's, which drops surplus padding
+of text values; that of DCMTK before 3.5.4, which included the length of each fragment; and, for a file in implicit VR, that its
+pixel data were OB when they were signed, which implicit VR forgets.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from securepacs.dicom.edit import swap_words
+from securepacs.dicom.elements import EXPLICIT_LITTLE, PIXEL_DATA, Encoding, Part, Token
+from securepacs.dicom.vr import LONG_FORM, TEXT
+from securepacs.errors import MalformedError
+from securepacs.signatures.profiles import is_signable
+
+_ITEM = b"\xfe\xff\x00\xe0"
+_SEQUENCE_END = b"\xfe\xff\xdd\xe0"
+_PAD = {b"UI": b"\0"}
+_OPENING = (Part.SEQUENCE, Part.FRAGMENTS)
+_CLOSING = (Part.SEQUENCE_END, Part.FRAGMENTS_END)
+
+# elements of the signature item that are not hashed: certificate, signature, time stamp
+NOT_HASHED = frozenset({0x04000115, 0x04000120, 0x04000305, 0x04000310})
+
+
+class Reading(NamedTuple):
+    """How a verifier reads the data set: `trimmed` as DCMTK does, `fragment_lengths` as DCMTK before 3.5.4 did.
+
+    `pixel_bytes`: implicit VR pixel data were OB, not OW.
+    """
+
+    trimmed: bool = False
+    fragment_lengths: bool = False
+    pixel_bytes: bool = False
+
+
+BIT_EXACT = Reading()
+
+
+class UnsignableError(MalformedError):
+    """A signed sequence contains an element of unknown VR, which the standard bars from any MAC."""
+
+    code = "unsignable"
+
+
+@dataclass
+class MacStream:
+    """Feeds `update` with the stream. After feeding, `padded`, `fragmented` and `guessed` tell which other readings could differ.
+
+    `skipped` collects (start, end) of what stands inside signed sequences and is not hashed; `seen`
+    the wanted tags that were there.
+    """
+
+    update: Callable[[memoryview | bytes], object]
+    reading: Reading = BIT_EXACT
+    padded: bool = False
+    fragmented: bool = False
+    guessed: bool = False
+    skipped: list[tuple[int, int]] = field(default_factory=list)
+    seen: list[int] = field(default_factory=list)
+
+    def feed(self, view: memoryview, tokens: Iterable[Token], wanted: Container[int], encoding: Encoding) -> None:
+        """Emit the elements of one data set whose tag is in `wanted`; `tokens` must be those of that data set alone.
+
+        UnsignableError when a wanted sequence holds a UN at any depth; wanted elements that cannot be signed at all are left out.
+        """
+        spans = _Spans(view, self.update)
+        inside = False  # within a wanted top-level sequence
+        skip: Token | None = None  # within something that is not hashed, until it closes
+        for token in tokens:
+            if token.depth == 0 and token.part not in _CLOSING and token.part is not Part.FRAGMENT:
+                inside = token.tag in wanted and is_signable(token.tag, token.vr)
+                if inside:
+                    self.seen.append(token.tag)
+            if not inside:
+                continue
+            if token.vr == b"UN" and token.part is not Part.SEQUENCE_END:
+                raise UnsignableError("a signed sequence contains an element of unknown VR", offset=token.offset)
+            if skip is not None:
+                if token.part in _CLOSING and token.depth == skip.depth:
+                    self.skipped.append((skip.offset, token.value_offset))
+                    skip = None
+                continue
+            if token.depth and token.part not in _CLOSING and token.vr and not is_signable(token.tag, token.vr):
+                if token.part in _OPENING:
+                    skip = token
+                else:
+                    self.skipped.append((token.offset, token.value_offset + token.length))
+                continue
+            self._emit(spans, view, token, encoding)
+        spans.flush()
+
+    def _emit(self, spans: _Spans, view: memoryview, token: Token, encoding: Encoding) -> None:
+        part = token.part
+        if part is Part.ELEMENT:
+            self._emit_leaf(spans, view, token, encoding)
+        elif part is Part.FRAGMENTS and token.vr != b"OB":
+            spans.add(_head(token.tag, b"OB"))  # encapsulated data are OB (PS3.5 A.4) even where a writer said OW
+        elif part in _OPENING:
+            spans.add(_head(token.tag, token.vr) if encoding != EXPLICIT_LITTLE else (token.offset, token.offset + 8))
+        elif part is Part.ITEM:
+            spans.add(_ITEM)
+        elif part is Part.FRAGMENT:
+            self.fragmented = True
+            spans.add(_ITEM + struct.pack("<I", token.length) if self.reading.fragment_lengths else _ITEM)
+            spans.add((token.value_offset, token.value_offset + token.length))
+        elif part in _CLOSING:
+            spans.add(_SEQUENCE_END)
+
+    def _emit_leaf(self, spans: _Spans, view: memoryview, token: Token, encoding: Encoding) -> None:
+        start, end = token.value_offset, token.value_offset + token.length
+        if token.vr in TEXT and token.length and _has_surplus(view[start:end], token.vr):
+            self.padded = True
+            if self.reading.trimmed:
+                value = _trim(bytes(view[start:end]), token.vr)
+                spans.add(_head(token.tag, token.vr, len(value)))
+                spans.add(value)
+                return
+        if encoding == EXPLICIT_LITTLE:
+            spans.add((token.offset, end))
+            return
+        vr = token.vr
+        if token.tag == PIXEL_DATA and not encoding.explicit:
+            self.guessed = True
+            vr = b"OB" if self.reading.pixel_bytes else vr
+        spans.add(_head(token.tag, vr, token.length, offset=token.offset))
+        spans.add((start, end) if encoding.little else swap_words(view[start:end], token.vr))
+
+
+class _Spans:
+    """Joins neighbouring parts of the file, so that a plain image is a handful of updates."""
+
+    __slots__ = ("_end", "_start", "_update", "_view")
+
+    def __init__(self, view: memoryview, update: Callable[[memoryview | bytes], object]) -> None:
+        self._view = view
+        self._update = update
+        self._start = self._end = 0
+
+    def add(self, part: tuple[int, int] | bytes) -> None:
+        if isinstance(part, bytes):
+            self.flush()
+            self._update(part)
+            return
+        start, end = part
+        if start != self._end:
+            self.flush()
+            self._start = start
+        self._end = end
+
+    def flush(self) -> None:
+        if self._end > self._start:
+            self._update(self._view[self._start : self._end])
+        self._start = self._end
+
+
+def _head(tag: int, vr: bytes, length: int | None = None, *, offset: int | None = None) -> bytes:
+    """Encode a header in explicit VR little endian; without `length` that of a sequence or of encapsulated data."""
+    start = struct.pack("<HH", tag >> 16, tag & 0xFFFF) + vr
+    if length is None:
+        return start + b"\0\0"
+    if vr in LONG_FORM:
+        return start + struct.pack("<HI", 0, length)
+    if length > 0xFFFF:
+        raise UnsignableError(f"a value of VR {vr.decode('ascii')} with {length} bytes has no explicit VR form", offset=offset)
+    return start + struct.pack("<H", length)
+
+
+def _has_surplus(value: memoryview, vr: bytes) -> bool:
+    """Return whether trimming would change the value: more than the one pad byte that even length may need."""
+    last = value[-1]
+    if last not in (0, 0x20):
+        return False
+    return len(value) % 2 == 1 or len(value) < 2 or value[-2] in (0, 0x20) or last != _PAD.get(vr, b" ")[0]
+
+
+def _trim(value: bytes, vr: bytes) -> bytes:
+    """Return the value as DCMTK hashes it: trailing padding dropped, then padded to even length."""
+    pad = _PAD.get(vr, b" ")
+    trimmed = value.rstrip(b"\0" if vr == b"UI" else b"\0 ")
+    return trimmed + pad * (len(trimmed) % 2)

@@ -1,0 +1,365 @@
+"""Make digital signatures (PS3.15 C.1-C.4, PS3.3 C.12.1.1.3).
+
+One signature item and one MAC Parameters item are added to the data set that is signed; every other byte of the file stays.
+The MAC covers the values as they are stored. Group 0100 (SOP Instance Status) is signed only when named in `tags`.
+Not checked: whether anybody will trust the certificate.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+from cryptography.hazmat.primitives.serialization import Encoding as CertificateEncoding
+
+from securepacs import codes
+from securepacs.dicom.edit import Path, encode_item, encode_sequence, join_pieces, splice
+from securepacs.dicom.elements import Buffer, Part
+from securepacs.dicom.files import write_atomically
+from securepacs.dicom.part10 import EncodedDataSet, compression_of, open_dataset
+from securepacs.dicom.vr import LONG_FORM
+from securepacs.errors import MalformedError, UsageError
+from securepacs.signatures import profiles
+from securepacs.signatures.check import digest
+from securepacs.signatures.coverage import Outline, outline
+from securepacs.signatures.instances import raw_of
+from securepacs.signatures.profiles import CREATION_ALGORITHMS, Coverage, Profile, Traits, name_tag, parse_tag
+from securepacs.signatures.sequences import (
+    DIGITAL_SIGNATURES_SEQUENCE,
+    MAC_PARAMETERS_SEQUENCE,
+    Scope,
+    encode_mac_parameters,
+    encode_purpose,
+    encode_signature_head,
+    encode_signature_value,
+    format_date_time,
+    next_mac_id,
+    scope_tokens,
+    survey,
+    with_items,
+)
+from securepacs.tokens.credential import Credential, SigningKey
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+    from pydicom.uid import UID
+
+MINIMUM_RSA_BITS = 2048
+_ITEM = re.compile(r"([0-9A-Fa-f]{8}|\w+)\[(\d{1,9})\]")
+_DEFAULT_COVERAGE = {Profile.CREATOR: Coverage.CREATOR, Profile.AUTHORIZATION: Coverage.AUTHORIZATION, Profile.SR: Coverage.SR}
+_HASH = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}
+
+
+@dataclass(frozen=True, slots=True)
+class SigningOptions:
+    """How to sign. The fields are the parameters of `sign`."""
+
+    at: datetime
+    profile: Profile = Profile.CREATOR
+    coverage: Coverage | None = None
+    mac: str = "sha256"
+    purpose: int | None = None
+    tags: tuple[int, ...] = ()
+    item: Path = ()
+    identity: bool = False
+    timestamp: Callable[[bytes], bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A signed instance: the file in pieces, the new elements (tag to encoded element), the UIDs of the signatures made.
+
+    `padded`: some signed text value carries surplus padding, which verifiers that trim values (DCMTK) will not reproduce.
+    """
+
+    pieces: tuple[Buffer, ...]
+    additions: dict[int, bytes]
+    uids: tuple[str, ...]
+    padded: bool
+
+
+def sign(
+    target: Dataset | FilePath,
+    credential: Credential,
+    *,
+    at: datetime | None = None,
+    profile: str | None = None,
+    coverage: str | None = None,
+    mac: str = "sha256",
+    purpose: int | None = None,
+    tags: Iterable[str | int] = (),
+    item: str | None = None,
+    identity: bool = False,
+    timestamp: Callable[[bytes], bytes] | None = None,
+    output: FilePath | None = None,
+) -> UID:
+    """Sign an instance and return the Digital Signature UID: a Dataset in place, a file into `output` (PS3.15 C.1-C.4).
+
+    `profile`: base, creator (the default; base for an `item`), authorization, sr or none. `coverage` defaults to that of the
+    profile, else to `tags`, else to all. `tags`: keywords or numbers, signed as well. `purpose`: 1-18 of CID 7007; SR signatures
+    get 5 for verified documents, else 1. `item`: path such as 0040A730[0] of the item to sign in. `identity`: add a second
+    signature over patient and study identity. `timestamp`: gets the signature value and returns a TimeStampToken over it. Naming
+    the source as `output` replaces it.
+    """
+    options = make_options(
+        at=at,
+        profile=profile,
+        coverage=coverage,
+        mac=mac,
+        purpose=purpose,
+        tags=tags,
+        item=item,
+        identity=identity,
+        timestamp=timestamp,
+    )
+    if isinstance(target, FilePath | str):
+        if output is None:
+            raise UsageError("no output is named for the signed file", hint="name the source itself to replace it")
+        raw, _ = raw_of(target)
+        signed = sign_encoded(raw, credential, options)
+        write_atomically(output, signed.pieces)
+    else:
+        if output is not None:
+            raise UsageError("a Dataset is signed in place; it has no output")
+        signed = _sign_dataset(target, credential, options)
+    from pydicom.uid import UID
+
+    return UID(signed.uids[0])
+
+
+def make_options(
+    *,
+    at: datetime | None = None,
+    profile: str | None = None,
+    coverage: str | None = None,
+    mac: str = "sha256",
+    purpose: int | None = None,
+    tags: Iterable[str | int] = (),
+    item: str | None = None,
+    identity: bool = False,
+    timestamp: Callable[[bytes], bytes] | None = None,
+) -> SigningOptions:
+    """Check the parameters of `sign` and return them as options. UsageError for what cannot be meant."""
+    moment = at or datetime.now(UTC)
+    if moment.tzinfo is None:
+        raise UsageError("the signing time has no time zone", standard="PS3.3 C.12.1.1.3")
+    if mac not in CREATION_ALGORITHMS:
+        raise UsageError(f"signatures are made with {', '.join(CREATION_ALGORITHMS)}, not {mac}")
+    if purpose is not None and purpose not in profiles.PURPOSES:
+        raise UsageError("a signature purpose is a number from 1 to 18", standard="PS3.16 CID 7007")
+    path = parse_item(item) if item else ()
+    try:
+        wanted = Profile(profile) if profile else (Profile.BASE if path else Profile.CREATOR)
+        covers = Coverage(coverage) if coverage else None
+    except ValueError:
+        raise UsageError(f"no such profile or coverage: {profile or ''} {coverage or ''}".rstrip()) from None
+    if path and wanted in _DEFAULT_COVERAGE:
+        raise UsageError(f"a {wanted} signature belongs to the whole instance, not to an item", hint="use --profile base")
+    named = tuple(parse_tag(tag) if isinstance(tag, str) else int(tag) for tag in tags)
+    return SigningOptions(moment, wanted, covers, mac, purpose, named, path, identity, timestamp)
+
+
+def parse_item(text: str) -> Path:
+    """Read an item path: 0040A730[0]/0040A043[0], keywords allowed, outermost sequence first, items counted from 0."""
+    steps = []
+    for word in text.strip("/").split("/"):
+        match = _ITEM.fullmatch(word.strip())
+        if match is None:
+            raise UsageError(f"{word!r} is no item of a sequence", hint="write 0040A730[0]/0040A043[0]")
+        steps.append((parse_tag(match[1]), int(match[2])))
+    return tuple(steps)
+
+
+def sign_encoded(raw: Buffer, credential: Credential, options: SigningOptions) -> Signed:
+    """Sign a DICOM file given as bytes or mapping; the result is in pieces, what is not new being views of `raw` (PS3.15 C)."""
+    check_credential(credential, options.profile)
+    dataset = open_dataset(raw)
+    found = survey(dataset, wanted=options.item)
+    scope = found.at(options.item)
+    if scope is None:
+        raise UsageError("the data set has no such item to sign in")
+    own = outline(dataset, scope)
+    signable = _signable(dataset, scope)
+    plans = [_choose(own, signable, options)]
+    if options.identity:
+        plans.append(tuple(sorted(profiles.IDENTITY_COVERAGE.intersection(signable))))
+    taken = set(found.mac_ids)
+    made = []
+    for tags in plans:
+        mac_id = next_mac_id(taken)
+        taken.add(mac_id)
+        made.append(_make(dataset, scope, own, tags, mac_id, credential, options))
+    additions = {
+        MAC_PARAMETERS_SEQUENCE: _grown(dataset, MAC_PARAMETERS_SEQUENCE, scope.mac_parameters, [one.parameters for one in made]),
+        DIGITAL_SIGNATURES_SEQUENCE: _grown(dataset, DIGITAL_SIGNATURES_SEQUENCE, scope.signatures, [one.item for one in made]),
+    }
+    pieces = join_pieces(raw, splice(dataset, additions, path=options.item))
+    return Signed(tuple(pieces), additions, tuple(one.uid for one in made), any(one.padded for one in made))
+
+
+def check_credential(credential: Credential, profile: Profile) -> None:
+    """Raise UsageError unless key and certificate belong together and the key may sign under the profile."""
+    key = credential.private_key
+    if isinstance(key, rsa.RSAPrivateKey):
+        if key.key_size < MINIMUM_RSA_BITS:
+            raise UsageError(f"an RSA key of {key.key_size} bits is too weak to sign with")
+    elif not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise UsageError("this kind of key cannot sign DICOM", standard="PS3.15 C.1")
+    elif profile is not Profile.NONE:
+        hint = "use --profile none; other software may not be able to check it"
+        raise UsageError(f"the {profile} profile takes RSA keys only", hint=hint, standard="PS3.15 C.1")
+    certified = credential.certificate.public_key()
+    public = key.public_key()
+    same = type(certified) is type(public) or isinstance(certified, rsa.RSAPublicKey | ec.EllipticCurvePublicKey)
+    if not same or certified.public_numbers() != public.public_numbers():  # type: ignore[union-attr]
+        raise UsageError("the private key does not belong to the certificate")
+
+
+def _signable(dataset: EncodedDataSet, scope: Scope) -> frozenset[int]:
+    """Return the tags of a data set that may be in a MAC. MalformedError when the order of elements is not ascending at any depth.
+
+    Other software sorts elements when it reads; a MAC over an unsorted data set would never be reproduced.
+    """
+    last = [-1]
+    good: set[int] = set()
+    spoilt: set[int] = set()
+    top = 0
+    for token in scope_tokens(dataset, scope):
+        if token.part is Part.ITEM:
+            last.append(-1)
+        elif token.part is Part.ITEM_END:
+            last.pop()
+        elif token.part in (Part.ELEMENT, Part.SEQUENCE, Part.FRAGMENTS):
+            if token.tag <= last[-1]:
+                raise MalformedError("elements are not in ascending order", offset=token.offset, standard="PS3.5 7.1")
+            last[-1] = token.tag
+            if token.depth == 0:
+                top = token.tag
+                if profiles.is_signable(token.tag, token.vr):
+                    good.add(token.tag)
+            if token.vr == b"UN" or _too_long(token.vr, token.length, token.part):
+                spoilt.add(top)
+    return frozenset(good - spoilt)
+
+
+def _too_long(vr: bytes, length: int, part: Part) -> bool:
+    """Return whether an implicit VR value has no explicit VR form: more than 65535 bytes in a VR with a 16 bit length."""
+    return part is Part.ELEMENT and length > 0xFFFF and vr not in LONG_FORM
+
+
+def _choose(own: Outline, signable: frozenset[int], options: SigningOptions) -> tuple[int, ...]:
+    """Return the tags to sign, ascending. UsageError when the profile's demands cannot be met by this data set."""
+    present = own.tags
+    named = frozenset(options.tags)
+    coverage = options.coverage or _DEFAULT_COVERAGE.get(options.profile)
+    wanted = set(named)
+    if coverage is Coverage.ALL or (coverage is None and not named):
+        wanted |= {tag for tag in signable if tag >> 16 != profiles.STATUS_GROUP}
+    elif coverage is not None:
+        wanted |= profiles.covered(coverage, present, own.traits) & signable
+    _demand(options, own, wanted)
+    impossible = sorted(wanted - signable)
+    if impossible:
+        names = ", ".join(name_tag(tag) for tag in impossible)
+        hint = "they are absent, of unknown VR, or barred from signatures"
+        raise UsageError(f"cannot sign {names}", hint=hint, standard="PS3.3 C.12.1.1.3.1.1")
+    if not wanted:
+        raise UsageError("there is nothing to sign in this data set")
+    return tuple(sorted(wanted))
+
+
+def _demand(options: SigningOptions, own: Outline, wanted: set[int]) -> None:
+    """Add to `wanted` what the profile demands, whatever the coverage; UsageError when a mandatory element is missing."""
+    profile = options.profile
+    if profile not in _DEFAULT_COVERAGE:
+        return
+    if profile is Profile.SR and not profiles.is_structured_report(own.tags):
+        raise UsageError("the sr profile is for structured reports and key objects", standard="PS3.15 C.4")
+    missing = profiles.MANDATORY[profile] - own.tags
+    if missing:
+        names = ", ".join(name_tag(tag) for tag in sorted(missing))
+        raise UsageError(f"the {profile} profile needs {names}", hint="use --profile base", standard="PS3.15 C")
+    traits = own.traits
+    if profile is Profile.SR:
+        traits = Traits(verified=traits.verified and _purpose(options, own) == profiles.VERIFICATION)
+    wanted |= profiles.required(_DEFAULT_COVERAGE[profile], own.tags, traits)
+
+
+def _purpose(options: SigningOptions, own: Outline) -> int | None:
+    """Return the purpose to write: SR signatures must have one, Verification for a verified document, else Author (PS3.15 C.4)."""
+    if options.purpose is not None or options.profile is not Profile.SR:
+        return options.purpose
+    return profiles.VERIFICATION if own.traits.verified else profiles.AUTHOR
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    uid: str
+    parameters: bytes  # content of the MAC Parameters item
+    item: bytes  # content of the signature item
+    padded: bool
+
+
+def _make(
+    dataset: EncodedDataSet,
+    scope: Scope,
+    own: Outline,
+    tags: tuple[int, ...],
+    mac_id: int,
+    credential: Credential,
+    options: SigningOptions,
+) -> _Made:
+    """Make one signature: head of the item, MAC, signature value, time stamp (PS3.3 C.12.1.1.3)."""
+    encoding = dataset.encoding
+    algorithm = CREATION_ALGORITHMS[options.mac]
+    syntax = compression_of(dataset.transfer_syntax) or codes.EXPLICIT_VR_LITTLE_ENDIAN
+    uid = f"2.25.{uuid.uuid4().int}"  # PS3.5 B.2
+    head = encode_signature_head(mac_id, uid, format_date_time(options.at), encoding)
+    purpose = encode_purpose(_purpose(options, own), encoding)
+    hashed = head + purpose
+    mac, stream = digest(dataset, scope, frozenset(tags), (memoryview(hashed), 0, len(hashed)), algorithm)
+    signature = sign_digest(credential.private_key, mac, options.mac)
+    stamp = options.timestamp(signature) if options.timestamp else b""
+    certificate = credential.certificate.public_bytes(CertificateEncoding.DER)
+    item = head + encode_signature_value(certificate, signature, stamp, encoding) + purpose
+    return _Made(uid, encode_mac_parameters(mac_id, syntax, algorithm, tags, encoding), item, stream.padded)
+
+
+def sign_digest(key: SigningKey, mac: bytes, algorithm: str) -> bytes:
+    """Sign a finished digest: RSA PKCS #1 v1.5 with DigestInfo, or ECDSA as DER."""
+    prehashed = Prehashed(_HASH[algorithm])
+    if isinstance(key, rsa.RSAPrivateKey):
+        return key.sign(mac, padding.PKCS1v15(), prehashed)
+    return key.sign(mac, ec.ECDSA(prehashed))
+
+
+def _grown(dataset: EncodedDataSet, tag: int, place: tuple[int, int] | None, contents: list[bytes]) -> bytes:
+    """Return the sequence with the new items at its end, made when it was not there."""
+    if place is None:
+        return encode_sequence(tag, contents, dataset.encoding)
+    items = b"".join(encode_item(content, dataset.encoding) for content in contents)
+    return with_items(bytes(dataset.view[place[0] : place[1]]), items, dataset.encoding)
+
+
+def _sign_dataset(target: Dataset, credential: Credential, options: SigningOptions) -> Signed:
+    """Sign a Dataset: encode it, sign that, and put the two sequences, decoded by pydicom, into the Dataset."""
+    raw, _ = raw_of(target)
+    signed = sign_encoded(raw, credential, options)
+    from io import BytesIO
+
+    from pydicom.filereader import read_dataset
+
+    encoded = b"".join(signed.additions[tag] for tag in sorted(signed.additions))
+    inner = target
+    for tag, index in options.item:
+        inner = inner[tag].value[index]
+    inner.update(read_dataset(BytesIO(encoded), is_implicit_VR=False, is_little_endian=True))
+    return signed

@@ -1,0 +1,251 @@
+"""Finding a token and logging in: the part of PKCS #11 where a mistake costs the card holder a locked card (PKCS #11 11.6).
+
+Rules (each was forced by a token that behaved otherwise):
+1. A PIN is checked by exactly one C_Login. A PIN that was refused is never tried again by itself; flags tell the tries left.
+2. Login belongs to process and token. Authenticating again logs out first, so that the PIN really is checked. After a fork it
+   cannot always be checked again (SoftHSM keeps the parent's login): start workers that take PINs with spawn.
+3. Tokens are selected by what they say of themselves, never by slot number, and found again by serial number.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pkcs11
+from pkcs11 import TokenFlag
+
+from securepacs.errors import PinIncorrect, PinLocked, TokenError, TokenNotPresent
+from securepacs.tokens import p11kit
+from securepacs.tokens.openssl_queue import shielded
+from securepacs.tokens.uri import TokenUri
+
+PinSource = Callable[[], str]
+
+_UNBLOCK = "unblock it with the PUK, or ask who issued the card"
+_REFUSED = (pkcs11.PinIncorrect, pkcs11.PinInvalid, pkcs11.PinLenRange)
+_BROKEN = (pkcs11.GeneralError, pkcs11.DeviceError, pkcs11.FunctionFailed)
+_ABSENT = (pkcs11.DeviceRemoved, pkcs11.TokenNotPresent, pkcs11.TokenNotRecognised, pkcs11.SlotIDInvalid)
+
+# what an operation says when its session, object or login is gone: a pulled card, a fork, a logout
+LOST = (
+    pkcs11.DeviceRemoved,
+    pkcs11.KeyHandleInvalid,
+    pkcs11.ObjectHandleInvalid,
+    pkcs11.OperationNotInitialized,
+    pkcs11.SessionClosed,
+    pkcs11.SessionHandleInvalid,
+    pkcs11.TokenNotPresent,
+    pkcs11.UserNotLoggedIn,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInfo:
+    """What a token says of itself. `pin` is ok, count-low, final-try, locked or not-set."""
+
+    label: str
+    serial: str
+    manufacturer: str
+    model: str
+    pin: str
+    login_required: bool
+    module: Path
+
+    @property
+    def uri(self) -> str:
+        """The RFC 7512 URI that names this token."""
+        return str(TokenUri(self.module, token=self.label, serial=self.serial))
+
+
+@contextmanager
+def token_errors() -> Iterator[None]:
+    """Turn python-pkcs11's errors into ours; only their names are passed on, never their texts."""
+    try:
+        with shielded():
+            yield
+    except pkcs11.PinLocked:
+        raise PinLocked("the PIN is locked", hint=_UNBLOCK) from None
+    except _REFUSED:
+        raise PinIncorrect from None
+    except _ABSENT:
+        raise TokenNotPresent("the token was removed") from None
+    except pkcs11.PKCS11Error as error:
+        raise TokenError(f"the token refused: {type(error).__name__}") from None
+
+
+def present_tokens(module: Path) -> list[Any]:
+    """Return python-pkcs11's objects of the initialized tokens that `module` sees now."""
+    return _read_slots(p11kit.library(module))[0]
+
+
+def _read_slots(library: Any) -> tuple[list[Any], bool]:
+    """Return the initialized tokens, and whether a slot answered as if the module had lost what it stands on."""
+    tokens, broken = [], False
+    for slot in library.get_slots(token_present=True):
+        try:
+            token = slot.get_token()
+        except _ABSENT:
+            continue  # pulled between the two calls, or a card of another maker
+        except _BROKEN:
+            broken = True
+            continue
+        if token.flags & TokenFlag.TOKEN_INITIALIZED:
+            tokens.append(token)
+    return tokens, broken
+
+
+def describe(token: Any, module: Path) -> TokenInfo:
+    """Return the token's own description with the state of its PIN at the moment `token` was read."""
+    serial = token.serial.decode("utf-8", "replace").rstrip("\0 ")
+    login_required = bool(token.flags & TokenFlag.LOGIN_REQUIRED)
+    return TokenInfo(token.label, serial, token.manufacturer_id, token.model, _pin_state(token.flags), login_required, module)
+
+
+def _pin_state(flags: Any) -> str:
+    states = (
+        (TokenFlag.USER_PIN_LOCKED, "locked"),
+        (TokenFlag.USER_PIN_FINAL_TRY, "final-try"),
+        (TokenFlag.USER_PIN_COUNT_LOW, "count-low"),
+        (TokenFlag.USER_PIN_INITIALIZED, "ok"),
+    )
+    return next((name for flag, name in states if flags & flag), "not-set")
+
+
+def find_token(uri: TokenUri) -> Any:
+    """Return the one token that fits `uri`; TokenNotPresent for none, TokenError for several.
+
+    When it is missing and the module is broken (its reader service or its storage went away), the module is started anew, once.
+    """
+    with token_errors():
+        tokens, broken = _read_slots(p11kit.library(uri.module_path))
+        found = _fitting(tokens, uri)
+        if not found and broken:
+            found = _fitting(_read_slots(p11kit.restarted(uri.module_path))[0], uri)
+    if not found:
+        raise TokenNotPresent("no token fits the URI", hint="is the card in the reader? see: securepacs token list")
+    if len(found) > 1:
+        raise TokenError("several tokens fit the URI", hint="add serial=... as shown by: securepacs token list")
+    return found[0]
+
+
+def _fitting(tokens: list[Any], uri: TokenUri) -> list[Any]:
+    wanted = {"label": uri.token, "serial": uri.serial, "manufacturer": uri.manufacturer, "model": uri.model}
+    described = [(token, describe(token, uri.module_path)) for token in tokens]
+    return [token for token, info in described if all(not value or getattr(info, name) == value for name, value in wanted.items())]
+
+
+def _new_lock() -> None:
+    global lock
+    lock = threading.RLock()
+
+
+lock = threading.RLock()
+os.register_at_fork(after_in_child=_new_lock)  # another thread of the parent may have held the old one
+
+
+class Login:
+    """The login of this process at one token, shared by everything in the process that uses the token. Guarded by `lock`."""
+
+    def __init__(self, uri: TokenUri) -> None:
+        self.uri = uri  # always with the serial number
+        self.users = 0
+        self._session: Any = None
+        self._pid = 0
+        self._refused = False
+
+    @shielded()
+    def authenticate(self, pin: PinSource) -> None:
+        """Check the PIN by one login, also when somebody is logged in already (rule 2)."""
+        with lock:
+            self._logout()
+            self._login(find_token(self.uri), pin)
+
+    @shielded()
+    def ensure(self, pin: PinSource | None) -> Any:
+        """Return the token as found now, logged in again when the login is gone; a PIN once refused is not tried again."""
+        with lock:
+            token = find_token(self.uri)
+            if pin is None or self._alive():
+                return token
+            if self._refused:
+                raise TokenError("the PIN was refused before", hint="open the token again with the right PIN")
+            inherited = self._session is not None and self._pid != os.getpid()
+            self._logout()
+            self._login(token, pin, inherited=inherited)
+            return token
+
+    @shielded()
+    def release(self) -> None:
+        """Log out when the last user of the token in this process is done."""
+        with lock:
+            self.users -= 1
+            if self.users == 0:
+                self._logout()
+                _logins.pop(self.uri.serial, None)
+
+    def _alive(self) -> bool:
+        if self._session is None or self._pid != os.getpid():
+            return False
+        try:
+            self._session.generate_random(8)  # the cheapest question that needs a living session
+        except LOST:
+            return False
+        except pkcs11.PKCS11Error:
+            return True  # alive, but without a random generator
+        return True
+
+    def _login(self, token: Any, pin: PinSource, *, inherited: bool = False) -> None:
+        if token.flags & TokenFlag.USER_PIN_LOCKED:
+            raise PinLocked("the PIN is locked", hint=_UNBLOCK)
+        has_pin_pad = bool(token.flags & TokenFlag.PROTECTED_AUTHENTICATION_PATH)
+        secret = pkcs11.PROTECTED_AUTH if has_pin_pad else pin()
+        try:
+            self._session = token.open(user_pin=secret)
+        except _REFUSED:
+            self._refused = True
+            raise _refusal(find_token(self.uri).flags) from None
+        except pkcs11.UserAlreadyLoggedIn:
+            if not inherited:
+                raise TokenError("another part of this process is logged in, so the PIN could not be checked") from None
+            self._session = token.open()  # some modules keep the login of the parent process, which this object made
+        except pkcs11.PKCS11Error:
+            with token_errors():
+                raise
+        self._refused = False
+        self._pid = os.getpid()
+
+    def _logout(self) -> None:
+        session, self._session = self._session, None
+        if session is not None and self._pid == os.getpid():
+            close_quietly(session)  # python-pkcs11 calls C_Logout here, which ends the login of every session of the process
+
+
+def login_for(uri: TokenUri) -> Login:
+    """Return the login of the token that fits `uri`, counted as one more user of it."""
+    with lock:
+        info = describe(find_token(uri), uri.module_path)
+        exact = TokenUri(uri.module_path, token=info.label, serial=info.serial)
+        login = _logins.setdefault(info.serial, Login(exact))
+        login.users += 1
+        return login
+
+
+_logins: dict[str, Login] = {}
+
+
+def _refusal(flags: Any) -> PinIncorrect | PinLocked:
+    if flags & TokenFlag.USER_PIN_LOCKED:
+        return PinLocked("the PIN was wrong and is locked now", hint=_UNBLOCK)
+    return PinIncorrect(tries_left=1 if flags & TokenFlag.USER_PIN_FINAL_TRY else None)
+
+
+def close_quietly(session: Any) -> None:
+    """Close a session that may be gone already."""
+    with suppress(pkcs11.PKCS11Error):
+        session.close()

@@ -1,0 +1,337 @@
+"""Smart cards, USB keys and HSMs through PKCS #11: list tokens, use their keys, generate keys and write certificates.
+
+Login rules are in `login`. Here: every key has its own session and its own lock; when a session or an object is gone (card pulled
+and put back, fork, somebody logged in again), the token is found again, logged in if needed, and the operation is tried once more.
+Certificates of issuers are usually not on the card: give the chain separately.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import pkcs11
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+from pkcs11 import Attribute, KeyType, MechanismFlag, ObjectClass
+from pkcs11.util.ec import encode_ec_public_key, encode_named_curve_parameters
+from pkcs11.util.rsa import encode_rsa_public_key
+
+from securepacs.errors import TokenError, UsageError
+from securepacs.tokens.credential import Assurance, Credential
+from securepacs.tokens.delegates import Pkcs11EllipticCurvePrivateKey, Pkcs11RSAPrivateKey
+from securepacs.tokens.login import (
+    LOST,
+    PinSource,
+    TokenInfo,
+    close_quietly,
+    describe,
+    find_token,
+    login_for,
+    present_tokens,
+    token_errors,
+)
+from securepacs.tokens.openssl_queue import shielded
+from securepacs.tokens.software import order_chain
+from securepacs.tokens.uri import TokenUri
+
+KeyKind = Literal["rsa-2048", "rsa-3072", "p256"]
+DelegateKey = Pkcs11RSAPrivateKey | Pkcs11EllipticCurvePrivateKey
+
+_RSA_BITS = {"rsa-2048": 2048, "rsa-3072": 3072}
+_SECP256R1 = "1.2.840.10045.3.1.7"
+_ID_BYTES = 16
+_PRIVATE = {Attribute.PRIVATE: True, Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False}
+_LOST_OR_BROKEN = (*LOST, pkcs11.GeneralError)
+_BAD_CIPHERTEXT = (
+    pkcs11.DataInvalid,
+    pkcs11.DataLenRange,
+    pkcs11.EncryptedDataInvalid,
+    pkcs11.EncryptedDataLenRange,
+    pkcs11.GeneralError,  # SoftHSM's answer to wrong padding
+)
+
+
+def list_tokens(module: Path) -> list[TokenInfo]:
+    """Return the initialized tokens that `module` sees at this moment; needs no PIN."""
+    with token_errors():
+        return [describe(token, module) for token in present_tokens(module)]
+
+
+class _SessionKey:
+    """One private key on the token, found by CKA_ID: its own session and lock."""
+
+    def __init__(self, owner: Pkcs11Token, key_id: bytes) -> None:
+        self._owner = owner
+        self._id = key_id
+        self._lock = threading.Lock()
+        self._session: Any = None
+        self._key: Any = None
+        self._pid = 0
+        _session_keys.add(self)
+
+    def sign(self, data: bytes, mechanism: Any, parameter: Any = None) -> bytes:
+        with token_errors():
+            return self._use(
+                lambda key, **pin: key.sign(data, mechanism=mechanism, mechanism_param=parameter, **pin), _LOST_OR_BROKEN
+            )
+
+    def decrypt(self, data: bytes, mechanism: Any, parameter: Any = None) -> bytes:
+        with token_errors():
+            try:
+                return self._use(lambda key, **pin: key.decrypt(data, mechanism=mechanism, mechanism_param=parameter, **pin))
+            except _BAD_CIPHERTEXT:
+                raise ValueError("Decryption failed") from None
+
+    def _use(self, operation: Callable[..., bytes], lost: tuple[type[Exception], ...] = LOST) -> bytes:
+        with self._lock:
+            if self._key is not None and self._pid == os.getpid():
+                try:
+                    return operation(self._key, **self._pin)
+                except lost:
+                    close_quietly(self._session)
+            self._open()
+            return operation(self._key, **self._pin)
+
+    def _open(self) -> None:
+        self._key = None
+        self._session = self._owner.open_session()
+        self._pid = os.getpid()
+        found = list(self._session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.ID: self._id}))
+        if len(found) != 1:
+            close_quietly(self._session)
+            raise TokenError("the private key is not on the token")
+        self._key = found[0]
+
+    @property
+    def _pin(self) -> dict[str, str]:
+        """PIN for keys that want it for every single use (PIV 9C); asked anew each time."""
+        return {"pin": self._owner.ask_pin()} if _attribute(self._key, Attribute.ALWAYS_AUTHENTICATE) else {}
+
+    def close(self) -> None:
+        with self._lock, shielded():
+            if self._key is not None and self._pid == os.getpid():
+                close_quietly(self._session)
+            self._key = None
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+
+
+_session_keys: weakref.WeakSet[_SessionKey] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for key in list(_session_keys):
+        key.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+class Pkcs11Token:
+    """One token, open until `close` (or the end of a `with` block). Its keys work only as long as it is open."""
+
+    def __init__(self, uri: TokenUri, pin: PinSource | None) -> None:
+        self._uri = uri
+        self._pin = pin
+        self._keys: list[_SessionKey] = []
+        self._closed = False
+        self._login = login_for(uri)
+        try:
+            if pin is not None:
+                self._login.authenticate(pin)
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def open(cls, uri: str, *, pin: PinSource | None = None) -> Pkcs11Token:
+        """Open the one token that the RFC 7512 URI names; with `pin`, check it by one login.
+
+        Raises TokenNotPresent, PinIncorrect (with the tries left, when the token tells), PinLocked, TokenError; UsageError and
+        ConfigError for a wrong URI or module. `pin` is asked again only when the login is lost, for example with a pulled card.
+        """
+        return cls(TokenUri.parse(uri), pin)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all sessions of this object, and the login when nobody else in the process uses the token."""
+        if not self._closed:
+            self._closed = True
+            for key in self._keys:
+                key.close()
+            self._login.release()
+
+    def info(self) -> TokenInfo:
+        """Return the token's description as it is now, with the state of its PIN."""
+        return describe(find_token(self._login.uri), self._uri.module_path)
+
+    def open_session(self, *, rw: bool = False) -> Any:
+        """Return a new session of python-pkcs11, logged in when this object has a PIN; the caller closes it."""
+        if self._closed:
+            raise TokenError("the token was closed")
+        return self._login.ensure(self._pin).open(rw=rw)
+
+    def ask_pin(self) -> str:
+        """Return the PIN for a key that wants it for every use."""
+        if self._pin is None:
+            raise TokenError("the key needs a PIN")
+        return self._pin()
+
+    def certificates(self) -> list[tuple[str, bytes, x509.Certificate]]:
+        """Return label, CKA_ID and certificate of everything on the token that is an X.509 certificate; needs no PIN."""
+        with self._session() as session:
+            return list(_certificates(session))
+
+    def credentials(self) -> list[Credential]:
+        """Return the certificates that have their private key on the token and fit the URI's `object` and `id`."""
+        with self._session() as session:
+            stored = list(_certificates(session))
+            keys = list(session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY}))
+            with_key = {_attribute(key, Attribute.ID) for key in keys}
+        others = [certificate for _, _, certificate in stored]
+        return [
+            Credential(certificate, self._delegate(key_id, public_key), order_chain(certificate, others), Assurance.HARDWARE, label)
+            for label, key_id, certificate in stored
+            if key_id in with_key
+            and self._uri.object in ("", label)
+            and self._uri.id in (b"", key_id)
+            and isinstance(public_key := certificate.public_key(), RSAPublicKey | EllipticCurvePublicKey)
+        ]
+
+    def generate(self, *, label: str, kind: KeyKind, id: bytes | None = None) -> DelegateKey:
+        """Generate a key pair on the token; the private half is sensitive and cannot be extracted (PKCS #11 4.9)."""
+        key_id = id or os.urandom(_ID_BYTES)
+        common = {"id": key_id, "label": label, "store": True, "private_template": _PRIVATE}
+        with self._session(rw=True) as session:
+            if list(session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.ID: key_id})):
+                raise UsageError("the token has a key with this identifier already")
+            if kind == "p256":
+                curve = {Attribute.EC_PARAMS: encode_named_curve_parameters(_SECP256R1)}
+                parameters = session.create_domain_parameters(KeyType.EC, curve, local=True)
+                public, _ = parameters.generate_keypair(capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY, **common)
+            elif kind in _RSA_BITS:
+                uses = MechanismFlag.SIGN | MechanismFlag.VERIFY | MechanismFlag.DECRYPT | MechanismFlag.ENCRYPT
+                public, _ = session.generate_keypair(KeyType.RSA, _RSA_BITS[kind], capabilities=uses, **common)
+            else:
+                raise UsageError(f"the key kind {kind} is not one of rsa-2048, rsa-3072, p256")
+            public_key = _public_key(public)
+        return self._delegate(key_id, public_key)
+
+    def write_certificate(self, certificate: x509.Certificate, *, label: str, id: bytes | None = None) -> None:
+        """Store `certificate` beside its key; `id` is that key's CKA_ID and is found by the public key when not given."""
+        with self._session(rw=True) as session:
+            key_id = id or _key_id_for(session, certificate)
+            session.create_object(
+                {
+                    Attribute.CLASS: ObjectClass.CERTIFICATE,
+                    Attribute.CERTIFICATE_TYPE: pkcs11.CertificateType.X_509,
+                    Attribute.TOKEN: True,
+                    Attribute.PRIVATE: False,
+                    Attribute.LABEL: label,
+                    Attribute.ID: key_id,
+                    Attribute.SUBJECT: certificate.subject.public_bytes(),
+                    Attribute.ISSUER: certificate.issuer.public_bytes(),
+                    Attribute.SERIAL_NUMBER: _der_integer(certificate.serial_number),
+                    Attribute.VALUE: certificate.public_bytes(Encoding.DER),
+                }
+            )
+
+    @contextmanager
+    def _session(self, *, rw: bool = False) -> Iterator[Any]:
+        with token_errors():
+            session = self.open_session(rw=rw)
+            try:
+                yield session
+            finally:
+                close_quietly(session)
+
+    def _delegate(self, key_id: bytes, public_key: RSAPublicKey | EllipticCurvePublicKey) -> DelegateKey:
+        key = _SessionKey(self, key_id)
+        self._keys.append(key)
+        if isinstance(public_key, RSAPublicKey):
+            return Pkcs11RSAPrivateKey(key, public_key)
+        return Pkcs11EllipticCurvePrivateKey(key, public_key)
+
+
+@contextmanager
+def open_credential(uri: str, *, pin: PinSource | None, key_usage: str | None = None) -> Iterator[Credential]:
+    """Give the one credential that the URI names, for as long as the `with` block lasts.
+
+    `key_usage` is a name of pyca's KeyUsage (`digital_signature`, `key_encipherment`, ...): among several certificates those are
+    meant that allow it. TokenError when none or several are left.
+    """
+    with Pkcs11Token.open(uri, pin=pin) as token:
+        found = [credential for credential in token.credentials() if key_usage is None or _allows(credential, key_usage)]
+        if not found:
+            raise TokenError("no certificate with its private key on the token fits", hint="see: securepacs token show")
+        if len(found) > 1:
+            labels = ", ".join(sorted(credential.label for credential in found))
+            raise TokenError(f"several keys fit: {labels}", hint="add object=... or id=... to the URI")
+        yield found[0]
+
+
+def _allows(credential: Credential, key_usage: str) -> bool:
+    try:
+        usage = credential.certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return True
+    return bool(getattr(usage, key_usage))
+
+
+def _certificates(session: Any) -> Iterator[tuple[str, bytes, x509.Certificate]]:
+    for stored in list(session.get_objects({Attribute.CLASS: ObjectClass.CERTIFICATE})):
+        value = _attribute(stored, Attribute.VALUE)
+        try:
+            certificate = x509.load_der_x509_certificate(value or b"")
+        except ValueError:
+            continue  # attribute certificates and leftovers are of no use here
+        yield _attribute(stored, Attribute.LABEL) or "", _attribute(stored, Attribute.ID) or b"", certificate
+
+
+def _attribute(stored: Any, name: Any) -> Any:
+    """Return an attribute, None when the token does not have it."""
+    try:
+        return stored[name]
+    except (pkcs11.AttributeTypeInvalid, pkcs11.AttributeSensitive, pkcs11.AttributeValueInvalid, pkcs11.FunctionFailed):
+        return None
+
+
+def _public_key(stored: Any) -> RSAPublicKey | EllipticCurvePublicKey:
+    encode = encode_rsa_public_key if stored.key_type is KeyType.RSA else encode_ec_public_key
+    key = load_der_public_key(encode(stored))
+    if not isinstance(key, RSAPublicKey | EllipticCurvePublicKey):
+        raise TokenError("the token holds a key that is neither RSA nor elliptic curve")
+    return key
+
+
+def _key_id_for(session: Any, certificate: x509.Certificate) -> bytes:
+    wanted = _spki(certificate.public_key())
+    for stored in list(session.get_objects({Attribute.CLASS: ObjectClass.PUBLIC_KEY})):
+        if stored.key_type in (KeyType.RSA, KeyType.EC) and _spki(_public_key(stored)) == wanted:
+            return bytes(stored[Attribute.ID])
+    raise UsageError("the certificate's key is not on the token")
+
+
+def _spki(key: Any) -> bytes:
+    return bytes(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+
+
+def _der_integer(value: int) -> bytes:
+    """Encode a certificate serial number (at most 20 octets) as PKCS #11 wants it."""
+    octets = value.to_bytes(value.bit_length() // 8 + 1, "big")
+    return bytes((2, len(octets))) + octets

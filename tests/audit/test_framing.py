@@ -1,0 +1,110 @@
+"""Octet-counted frames: any split gives the same frames, oversize ones are consumed in step, broken ones are noticed."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from securepacs.audit.framing import Frame, FrameReader
+from securepacs.audit.syslog import frame
+from securepacs.errors import MalformedError
+
+BOM = b"\xef\xbb\xbf"
+MIB = 1024 * 1024
+
+
+def whole(data: bytes) -> Frame:
+    return Frame(data, len(data), sha256(data).digest())
+
+
+def cut(data: bytes, kept: int) -> Frame:
+    return Frame(data[:kept], len(data), sha256(data).digest(), truncated=True)
+
+
+STREAM = frame(b"<85>1 one") + BOM + frame(b"two") + b"\r\n" + b"<13>line ended\n" + frame(b"x" * 40) + frame(b"last")
+FRAMES = [whole(b"<85>1 one"), whole(b"two"), whole(b"<13>line ended"), cut(b"x" * 40, 30), whole(b"last")]
+
+
+def test_a_count_of_zero_is_no_count() -> None:
+    reader = FrameReader()
+    assert reader.feed(frame(b"a") + b"0 ") == [whole(b"a")]
+    assert reader.error is not None
+    assert reader.error.offset == 3
+
+
+@pytest.mark.parametrize("size", range(1, len(STREAM) + 1))
+def test_every_split_gives_the_same_frames(size: int) -> None:
+    reader = FrameReader(limit=30)
+    found = [each for start in range(0, len(STREAM), size) for each in reader.feed(STREAM[start : start + size])]
+    assert found == FRAMES
+    assert not reader.inside_frame
+    assert reader.end() is None
+
+
+@given(st.lists(st.binary(min_size=1, max_size=50), max_size=8), st.data())
+def test_any_records_in_any_pieces(records: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(map(frame, records))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+    reader = FrameReader()
+    pieces = [stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+    assert [each for piece in pieces for each in reader.feed(memoryview(piece))] == [whole(each) for each in records]
+
+
+@pytest.mark.parametrize("size", [2048, 8192, 32_768, MIB - 1, MIB])
+def test_sizes_up_to_the_limit_are_whole(size: int) -> None:
+    record = b"y" * size
+    assert FrameReader(limit=MIB).feed(frame(record)) == [whole(record)]
+
+
+@pytest.mark.parametrize("size", [MIB + 1, 20 * MIB])
+def test_more_than_the_limit_is_cut_and_the_stream_stays_in_step(size: int) -> None:
+    record = b"z" * size
+    assert FrameReader(limit=MIB).feed(frame(record) + frame(b"next")) == [cut(record, MIB), whole(b"next")]
+
+
+def test_a_huge_frame_costs_no_more_memory_than_the_limit() -> None:
+    reader = FrameReader(limit=100)
+    assert reader.feed(b"9999999999 " + b"x" * 5000) == []
+    assert len(reader._kept) == 100
+
+
+def test_ten_thousand_pipelined() -> None:
+    assert len(FrameReader().feed(frame(b"<85>1 x") * 10_000)) == 10_000
+
+
+@pytest.mark.parametrize(
+    ("stream", "offset"),
+    [(b"abc", 0), (b"07 ", 0), (b"5x", 1), (b"12345678901 ", 10), (b" 5 ", 0), (b"5\n", 1), (b"1 a" + b"GET /", 3), (b"-1 ", 0)],
+)
+@pytest.mark.parametrize("step", [1, 100])
+def test_what_begins_no_frame_is_named_by_its_offset(stream: bytes, offset: int, step: int) -> None:
+    reader = FrameReader()
+    for start in range(0, len(stream), step):
+        if reader.error is None:
+            reader.feed(stream[start : start + step])
+    assert reader.error is not None
+    assert reader.error.offset == offset
+    with pytest.raises(MalformedError):
+        reader.feed(b"5 hello")
+
+
+@pytest.mark.parametrize("stream", [b"10 half", b"<13>no line end"])
+def test_what_the_end_cuts_off_is_kept_as_truncated(stream: bytes) -> None:
+    reader = FrameReader()
+    assert reader.feed(stream) == []
+    assert reader.inside_frame
+    rest = reader.end()
+    assert rest is not None
+    assert rest.truncated
+    assert rest.data in (b"half", b"<13>no line end")
+    assert rest.length == len(rest.data)
+
+
+def test_an_end_inside_the_count_leaves_nothing() -> None:
+    reader = FrameReader()
+    reader.feed(b"12")
+    assert reader.inside_frame
+    assert reader.end() is None

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from securepacs.cli.main import app
+from tests.support.pki import make_pki, pem_of
+from tests.support.samples import sample
+from tests.support.signing import forge, pki, signed_sample
+
+MR = sample("MR_small.dcm")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("verify")
+    (folder / "good.dcm").write_bytes(signed_sample("CT_small.dcm", profile="base", coverage="all"))
+    (folder / "changed.dcm").write_bytes(signed_sample("CT_small.dcm").replace(b"JFK IMAGING CENTER", b"JFK IMAGING CENTRE"))
+    (folder / "plain.dcm").write_bytes(MR.read_bytes())
+    (folder / "bad.dcm").write_bytes((folder / "good.dcm").read_bytes()[:2000])
+    (folder / "weak.dcm").write_bytes(forge(sample("CT_small.dcm").read_bytes(), algorithm="SHA1"))
+    trust = folder.parent / "trust"
+    trust.mkdir(exist_ok=True)
+    pki().write_trust(trust)
+    (trust / "issuing.crt").write_bytes(pem_of(pki().ca.issuing))
+    return folder
+
+
+@pytest.fixture
+def trust(folder: Path) -> list[str]:
+    known = folder.parent / "trust"
+    return ["--trust", str(known / "root.pem"), "--intermediates", str(known / "issuing.crt")]
+
+
+def run(*arguments: object, expect: int) -> str:
+    done = CliRunner().invoke(app, ["verify", *map(str, arguments)])
+    assert done.exit_code == expect, done.output
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("names", "expect"),
+    [
+        (["good"], 0),
+        (["changed"], 1),
+        (["plain"], 1),
+        (["bad"], 3),
+        (["good", "changed"], 1),
+        (["changed", "bad", "good"], 3),
+    ],
+)
+def test_exit_codes(names: list[str], expect: int, folder: Path, trust: list[str]) -> None:
+    run(*(folder / f"{name}.dcm" for name in names), *trust, expect=expect)
+
+
+def lines(said: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in said.splitlines()]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_json_has_one_line_per_file_in_order(workers: int, folder: Path, trust: list[str]) -> None:
+    files = [folder / f"{name}.dcm" for name in ("plain", "bad", "good", "changed")] * 3
+    found = lines(run(*files, *trust, "--json", "--workers", workers, expect=3))
+    assert [one["file"] for one in found] == [str(file) for file in files]
+    assert [one["verdict"] for one in found[:4]] == ["NO-SIGNATURE", None, "TOTAL-PASSED", "TOTAL-FAILED"]
+    assert found[1]["error"]["code"] == "malformed"  # type: ignore[index]
+    assert isinstance(found[1]["error"]["offset"], int)  # type: ignore[index]
+
+
+def test_a_folder_is_walked(folder: Path, trust: list[str]) -> None:
+    found = lines(run(folder, *trust, "--json", expect=3))
+    assert [Path(str(one["file"])).name for one in found] == ["bad.dcm", "changed.dcm", "good.dcm", "plain.dcm", "weak.dcm"]
+
+
+def test_the_text_says_which_signature_and_why(folder: Path, trust: list[str]) -> None:
+    said = run(folder / "changed.dcm", *trust, expect=1)
+    assert "HASH_FAILURE: the signed content was changed" in said
+    assert "CN=Dr. Signer" in said
+    assert "uncovered:PatientName" in said
+
+
+def test_options_reach_the_verifier(folder: Path, trust: list[str]) -> None:
+    run(folder / "weak.dcm", *trust, expect=1)
+    run(folder / "weak.dcm", *trust, "--allow-weak-hash", expect=0)
+    run(folder / "good.dcm", *trust, "--require", "creator", expect=0)
+    run(folder / "good.dcm", *trust, "--require", "sr", expect=1)
+    later = (datetime.now(UTC) + timedelta(days=3000)).isoformat()
+    run(folder / "good.dcm", *trust, "--at", later, expect=1)
+
+
+def test_a_revocation_list_is_read(tmp_path: Path) -> None:
+    own = make_pki(tmp_path, name="Revoking", now=datetime.now(UTC) - timedelta(hours=2))
+    from securepacs.pki import CertificateProfile
+
+    mine = own.credential(CertificateProfile.RADIOLOGIST, "Dr. Gone")
+    signed = tmp_path / "signed.dcm"
+    signed.write_bytes(signed_sample("CT_small.dcm", credential=mine))
+    own.ca.revoke(mine.certificate, at=own.now + timedelta(minutes=1))
+    issuing, root = own.write_crls(at=own.now + timedelta(minutes=2))
+    (tmp_path / "ca.pem").write_bytes(pem_of(own.ca.issuing))
+    arguments = [signed, "--trust", own.write_trust(), "--intermediates", tmp_path / "ca.pem"]
+    run(*arguments, expect=0)
+    (found,) = lines(run(*arguments, "--crl", issuing, "--crl", root, "--json", expect=1))
+    assert found["signatures"][0]["sub_indication"] == "REVOKED"  # type: ignore[index]
+
+
+class Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.words: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def test_the_page_is_self_contained_and_escaped(folder: Path, trust: list[str], tmp_path: Path) -> None:
+    strange = tmp_path / "<img src=x onerror=alert(1)>.dcm"
+    strange.write_bytes((folder / "good.dcm").read_bytes())
+    page = tmp_path / "page.html"
+    run(strange, folder, *trust, "--html", page, expect=3)
+    parsed = Page()
+    parsed.feed(page.read_text(encoding="utf-8"))
+    text = " ".join(parsed.words)
+    assert parsed.tags.count("tr") == 7
+    assert parsed.links == []
+    assert not {"img", "script"} & set(parsed.tags)
+    assert all(word in text for word in ("TOTAL-PASSED", "TOTAL-FAILED", "NO-SIGNATURE", "MALFORMED", "onerror=alert"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["GOOD"], id="nobody to trust"),
+        pytest.param(["GOOD", "--trust", "absent.pem"], id="no such trust file"),
+        pytest.param(["GOOD", "TRUST", "--at", "yesterday"], id="moment"),
+        pytest.param(["GOOD", "TRUST", "--require", "gold"], id="profile"),
+        pytest.param(["GOOD", "TRUST", "--workers", "0"], id="workers"),
+        pytest.param(["absent.dcm", "TRUST"], id="no such file"),
+    ],
+)  # fmt: skip
+def test_usage_errors(arguments: list[str], folder: Path, trust: list[str]) -> None:
+    words = {"GOOD": [str(folder / "good.dcm")], "TRUST": trust}
+    run(*(word for argument in arguments for word in words.get(argument, [argument])), expect=2)
+
+
+def test_results_on_stdout_and_nothing_else_there(folder: Path, trust: list[str]) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from securepacs.cli.main import main; main()",
+            "verify",
+            str(folder / "good.dcm"),
+            *trust,
+            "--json",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert len(lines(done.stdout)) == 1
+    assert done.stderr == ""

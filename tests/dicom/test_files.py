@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from securepacs.dicom.files import map_file, write_atomically
+from securepacs.errors import UsageError
+
+
+@pytest.mark.parametrize("size", [0, 1000, 5 << 20])
+def test_what_is_written_is_read(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "a.dcm"
+    write_atomically(path, [bytes(size), memoryview(b"end")])
+    assert bytes(map_file(path)) == bytes(size) + b"end"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failing_source_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.dcm"
+    path.write_bytes(b"old")
+
+    def broken() -> Iterator[bytes]:
+        yield b"half"
+        raise RuntimeError("the source broke")
+
+    with pytest.raises(RuntimeError):
+        write_atomically(path, broken())
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_permissions_stay_or_are_set(tmp_path: Path) -> None:
+    path = tmp_path / "a.dcm"
+    write_atomically(path, [b"1"], mode=0o600)
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o640)
+    write_atomically(path, [b"2"])
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_files_that_cannot_be_read_or_written_are_usage_errors(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot read"):
+        map_file(tmp_path / "absent")
+    with pytest.raises(UsageError, match="cannot write"):
+        write_atomically(tmp_path / "no" / "folder", [b""])

@@ -1,0 +1,105 @@
+"""The programs of docs/how-to/use-the-library.md, run from the built wheel and not from the checkout."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom.data import get_testdata_file
+
+from securepacs import audit
+from securepacs.pki import CertificateProfile
+from tests.support.net import free_port, wait_for_port
+from tests.support.pki import make_pki, pem_of
+from tests.support.programs import dcmtk
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGE = REPOSITORY / "docs" / "how-to" / "use-the-library.md"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that holds nothing but the unpacked wheel."""
+    work = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(work), str(REPOSITORY)],
+        check=True,
+        capture_output=True,
+    )
+    (built,) = work.glob("securepacs-*.whl")
+    site = work / "site"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site), str(built)],
+        check=True,
+        capture_output=True,
+    )
+    return site
+
+
+@pytest.fixture
+def environment(wheel: Path, tmp_path: Path) -> dict[str, str]:
+    """Write the page's programs and the keys they name; return the environment that finds the wheel first."""
+    for name, program in re.findall(
+        r"^```python (\w+\.py)\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    ):
+        (tmp_path / name).write_text(program, encoding="utf-8")
+    pki = make_pki(tmp_path / "pki")
+    key, certificate = pki.write_pem(pki.credential(CertificateProfile.MODALITY, "ct1.hospital.example"), tmp_path / "device")
+    shutil.copy(key, tmp_path / "device.key")
+    shutil.copy(certificate, tmp_path / "device.pem")
+    pki.write_trust(tmp_path)
+    (tmp_path / "issuing.pem").write_bytes(pem_of(pki.ca.issuing))
+    environment = {**os.environ, "PYTHONPATH": str(wheel)}
+    where = subprocess.run(
+        [sys.executable, "-c", "import securepacs, securepacs_proxy; print(securepacs.__file__, securepacs_proxy.__file__)"],
+        env=environment, cwd=tmp_path, check=True, capture_output=True, text=True,
+    ).stdout.split()  # fmt: skip
+    assert all(path.startswith(str(wheel)) for path in where)
+    return environment
+
+
+@pytest.mark.e2e
+def test_sign_in_a_handler_then_verify_the_dataset(environment: dict[str, str], tmp_path: Path) -> None:
+    port = free_port()
+    image = get_testdata_file("CT_small.dcm", download=False)
+    signer = subprocess.Popen([sys.executable, "sign_in_handler.py", str(port)], cwd=tmp_path, env=environment)
+    try:
+        wait_for_port(port)
+        subprocess.run([dcmtk("storescu"), "127.0.0.1", str(port), str(image)], check=True, timeout=60)
+    finally:
+        signer.terminate()
+        signer.wait(timeout=30)
+    stored = tmp_path / f"{pydicom.dcmread(str(image)).SOPInstanceUID}.dcm"
+    result = subprocess.run(
+        [sys.executable, "verify_dataset.py", str(stored)],
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout.splitlines()[-1] == "TOTAL-PASSED"
+
+
+@pytest.mark.e2e
+def test_audit_from_logging(environment: dict[str, str], tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "audit_from_logging.py"], cwd=tmp_path, env=environment, check=True, timeout=60)
+    records = list(audit.read_spool(tmp_path / "spool"))
+    assert len(records) == 1
+    assert b"lee@hospital.example" in records[0]
+
+
+def test_the_examples_are_short(environment: dict[str, str], tmp_path: Path) -> None:
+    for program in tmp_path.glob("*.py"):
+        lines = [
+            line
+            for line in program.read_text(encoding="utf-8").splitlines()
+            if line.strip() and not line.startswith(("import", "from"))
+        ]
+        assert len(lines) <= 10
