@@ -73,6 +73,18 @@ _OUTCOMES = (
 )
 
 
+class _NoLock:
+    """Stands where logging expects a lock (from Python 3.13 on it is entered without asking whether there is one)."""
+
+    def acquire(self) -> None: ...
+
+    def release(self) -> None: ...
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
 class AuditHandler(logging.Handler):
     """Turns log records that are meant for the audit trail into audit messages; all others pass by.
 
@@ -89,7 +101,7 @@ class AuditHandler(logging.Handler):
 
     def createLock(self) -> None:
         """Have no lock: the sink takes many threads at once, a lock would make each wait for the others' disk writes."""
-        self.lock = None
+        self.lock = _NoLock()  # type: ignore[assignment]  # all that logging does with it
 
     def emit(self, record: logging.LogRecord) -> None:
         """Emit the audit message of a log record, if it is meant to have one."""
