@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography import x509
@@ -27,6 +27,7 @@ from securepacs_proxy.config.model import ListenerSection
 from securepacs_proxy.identity import enrolment_of, identify_among
 
 _ATTEMPTS = 3
+_IDENTIFIED = 4096  # certificates whose subject is remembered: reading names and roles costs a quarter of a handshake
 _SOURCE_TYPE = "6"  # RFC 3881 5.4.3: security server, such as a domain controller
 
 
@@ -52,6 +53,7 @@ class Snapshot:
     policy: Policy
     listeners: tuple[Listener, ...]
     enrolment: tuple[Enrolment, ...]
+    identified: dict[x509.Certificate, Subject] = field(default_factory=dict, repr=False, compare=False)
 
     def source(self, process: str = "") -> AuditSourceIdentification:
         """Return the audit source of one process; each worker is an ordered source of its own."""
@@ -64,7 +66,13 @@ class Snapshot:
 
     def identify(self, certificate: x509.Certificate) -> Subject:
         """Return who stands behind a certificate; AccessDenied for who is not enrolled."""
-        return identify_among(certificate, self.enrolment)
+        subject = self.identified.get(certificate)
+        if subject is None:
+            subject = identify_among(certificate, self.enrolment)
+            if len(self.identified) >= _IDENTIFIED:
+                self.identified.clear()
+            self.identified[certificate] = subject
+        return subject
 
     def verdict(self, certificate: x509.Certificate, subject: Subject) -> str:
         """Return why a live connection must end under these settings, "" when it may go on."""

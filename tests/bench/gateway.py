@@ -202,17 +202,14 @@ def _timed(command: list[str]) -> Callable[[], float]:
 
 
 def handshakes(gateway: Gateway, peers: list[Peer], repetitions: int, count: int = 300) -> None:
-    """Full handshakes a second, one after another from two threads' worth of clients."""
+    """Full handshakes a second; the client closes as soon as it is through."""
     context = pdata.client_context(*map(str, gateway.client_files("ct1")))
 
     def run(port: int) -> float:
         begun = time.perf_counter()
         for _ in range(count):
-            with (
-                socket.create_connection(("127.0.0.1", port)) as raw,
-                context.wrap_socket(raw, server_hostname="localhost") as tls,
-            ):
-                tls.sendall(b"\x05\0\0\0\0\4\0\0\0\0")  # A-RELEASE-RQ out of place: answered, so the server is through as well
+            with socket.create_connection(("127.0.0.1", port)) as raw:
+                context.wrap_socket(raw, server_hostname="localhost").close()
         return count / (time.perf_counter() - begun)
 
     rates = _alternate({peer.name: lambda port=peer.port: run(port) for peer in peers}, repetitions)

@@ -204,6 +204,39 @@ def test_bytes_arrive_as_sent_whatever_the_pieces(tmp_path_factory: pytest.TempP
 
 
 @BOTH_PATHS
+def test_fed_memory_may_be_overwritten_once_settled(tmp_path_factory: pytest.TempPathFactory, private_api: bool) -> None:
+    folder = tmp_path_factory.mktemp("tls")
+    pki = make_pki(folder)
+    parties = Parties(pki, gateway_context(pki), folder)
+    client, buffers = parties.client(), Buffers(4096)
+    shared = bytearray(70_000)
+
+    @settings(max_examples=25, deadline=None)
+    @given(
+        st.binary(min_size=1, max_size=90_000),
+        st.lists(st.tuples(st.integers(1, 70_000), st.integers(0, 20)), min_size=1, max_size=6),
+    )
+    def exchange(message: bytes, turns: list[tuple[int, int]]) -> None:
+        joined = connect(parties, client, private_api=private_api, buffers=buffers)
+        joined.tls.write(message)
+        stream, got, position, turn = joined.outgoing.read(), b"", 0, 0
+        while position < len(stream):
+            step, reads = turns[turn % len(turns)]
+            piece = stream[position : position + step]
+            shared[: len(piece)] = piece
+            joined.server.feed(memoryview(shared)[: len(piece)])
+            for _ in range(reads):
+                got += bytes(joined.server.read())
+            joined.server.settle()
+            shared[:] = b"\xa5" * len(shared)
+            position, turn = position + step, turn + 1
+        assert got + read_everything(joined.server, len(buffers.plain)) == message
+        assert joined.server.ended is None
+
+    exchange()
+
+
+@BOTH_PATHS
 def test_a_full_buffer_means_there_may_be_more(parties: Parties, private_api: bool) -> None:
     joined = connect(parties, parties.client(), private_api=private_api, buffers=Buffers(4096))
     joined.tls.write(bytes(10_000))

@@ -4,8 +4,8 @@ Rules of this file:
 1. What arrives is consumed before control returns to the loop, so all connections of a process share one set of buffers.
 2. A view into a shared buffer is written to the socket at once and only the rest is copied: from Python 3.12 on asyncio keeps a
    reference to a memoryview, and the buffer would have changed by the time it is sent.
-3. TCP_NODELAY is set by hand (asyncio does it only for sockets made with IPPROTO_TCP) and TCP_QUICKACK after every read (the kernel
-   forgets it): without both, stock senders stall 40 ms per message.
+3. TCP_NODELAY is set by hand (asyncio does it only for sockets made with IPPROTO_TCP) and TCP_QUICKACK after every read that
+   empties the socket (the kernel forgets it): without both, stock senders stall 40 ms per message.
 4. Closing is graceful: flush, close_notify, FIN, then read and throw away until the peer closes too, because closing a socket with
    unread input sends RST and destroys the refusal that was just written.
 """
@@ -91,7 +91,8 @@ class End(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Pass on what was read, or drop it when this end is being closed."""
-        if _QUICKACK is not None and self._socket is not None:
+        # a full buffer has more behind it, and that read will ask
+        if _QUICKACK is not None and self._socket is not None and nbytes < len(self._buffers.arrived):
             self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
         if not self.closing:
             self._received(self._buffers.arrived_view[:nbytes])
@@ -240,6 +241,7 @@ class TlsEnd(End):
         self.tls.feed(data)
         if self.tls.established or self._handshake():
             self._pump()
+            self.tls.settle()
 
     def _handshake(self) -> bool:
         try:

@@ -31,8 +31,12 @@ class Buffers:
 class Reader(Protocol):
     """Moves bytes between one pyOpenSSL connection and the shared buffers."""
 
-    def feed(self, data: memoryview | bytes) -> None:
-        """Take bytes from the network."""
+    def feed(self, data: memoryview | bytes, *, lend: bool) -> None:
+        """Take bytes from the network; with `lend` they may be used where they lie until `settle`."""
+        ...
+
+    def settle(self) -> None:
+        """What was lent is about to be overwritten: copy what has not been read yet."""
         ...
 
     def read(self) -> tuple[int, str | None]:
@@ -51,9 +55,12 @@ class PublicReader:
         self._connection = connection
         self._buffers = buffers
 
-    def feed(self, data: memoryview | bytes) -> None:
+    def feed(self, data: memoryview | bytes, *, lend: bool) -> None:
         while len(data):
             data = data[self._connection.bio_write(data) :]
+
+    def settle(self) -> None:
+        """Nothing is lent here."""
 
     def read(self) -> tuple[int, str | None]:
         view = self._buffers.plain_view

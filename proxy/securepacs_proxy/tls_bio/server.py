@@ -13,9 +13,10 @@ from securepacs_proxy.tls_bio.reasons import OPENING_LENGTH, HandshakeRefused, V
 class TlsServer:
     """The server's end of one TLS connection over memory BIOs.
 
-    Order of use: `feed` what arrived, `handshake` until it returns True, then `read` until it returns less than a full buffer; send
-    `pull` until it is empty after each step. `ended` is None while the peer may still send, "" after its close_notify, else the
-    reason why the stream broke.
+    Order of use: `feed` what arrived, `handshake` until it returns True, then `read` until it returns less than a full buffer, and
+    `settle` before the memory that was fed is used again; send `pull` until it is empty after each step. `ended` is None
+    while the peer may still send, "" after its close_notify, else the reason why the stream broke. `peer_certificate` is what the
+    peer proved to own, known when the handshake is complete.
     """
 
     def __init__(self, context: SSL.Context, buffers: Buffers, *, private_api: bool = PRIVATE_API_AVAILABLE) -> None:
@@ -26,14 +27,19 @@ class TlsServer:
         self._reader: Reader = (PrivateReader if private_api else PublicReader)(self._connection, buffers)
         self._plain_view = buffers.plain_view
         self._opening = b""
+        self.peer_certificate: x509.Certificate | None = None
         self.established = False
         self.ended: str | None = None
 
     def feed(self, data: memoryview | bytes) -> None:
-        """Take bytes from the network."""
+        """Take bytes from the network. After the handshake they must stay as they are until `settle`."""
         if not self.established and len(self._opening) < OPENING_LENGTH:
             self._opening += bytes(data[: OPENING_LENGTH - len(self._opening)])
-        self._reader.feed(data)
+        self._reader.feed(data, lend=self.established)
+
+    def settle(self) -> None:
+        """Copy what was fed and has not been read: its memory is about to be used again."""
+        self._reader.settle()
 
     def handshake(self) -> bool:
         """Go on with the handshake; True when it is complete. Raises HandshakeRefused; an alert may then wait in `pull`."""
@@ -43,6 +49,7 @@ class TlsServer:
             return False
         except SSL.Error as error:
             raise refusal(self._verdicts, self._opening, error) from None
+        self.peer_certificate = self._connection.get_peer_certificate(as_cryptography=True)
         if self.peer_certificate is None:
             raise HandshakeRefused("no certificate was shown")
         self.established = True
@@ -73,11 +80,6 @@ class TlsServer:
             self._connection.shutdown()
         except SSL.Error:  # the handshake never ended or the stream is broken: there is no one to tell
             return
-
-    @property
-    def peer_certificate(self) -> x509.Certificate | None:
-        """The certificate that the peer proved to own."""
-        return self._connection.get_peer_certificate(as_cryptography=True)
 
     @property
     def peer_chain(self) -> tuple[x509.Certificate, ...]:
