@@ -55,7 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if {"streams", "handshakes", "latency", "idle"} & set(wanted):
-            with _receiver() as target, _all_peers(folder, target) as (gateway, peers):
+            with pdata.receiver() as target, _all_peers(folder, target) as (gateway, peers):
                 if "streams" in wanted:
                     for associations in (1, 8, 64):
                         streams(gateway, peers, associations, options.megabytes, options.repetitions)
@@ -69,19 +69,6 @@ def main() -> None:
             stores(folder / "store", options.repetitions)
         if "stock" in wanted:
             stock(folder / "stock", options.repetitions)
-
-
-@contextmanager
-def _receiver() -> Iterator[int]:
-    command = [sys.executable, str(Path(pdata.__file__)), "receive"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        yield int(process.stdout.readline())
-    finally:
-        process.stdin.close()
-        process.wait(20)
 
 
 @contextmanager

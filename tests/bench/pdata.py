@@ -11,9 +11,12 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +57,20 @@ def receive() -> None:
     sys.stdin.read()
 
 
+@contextmanager
+def receiver() -> Iterator[int]:
+    """Run the receiver as a process of its own; yield its port."""
+    command = [sys.executable, str(Path(__file__)), "receive"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield int(process.stdout.readline())
+    finally:
+        process.stdin.close()
+        process.wait(20)
+
+
 def _accept(listener: socket.socket) -> None:
     while True:
         connection, _ = listener.accept()
@@ -79,6 +96,10 @@ def _serve(connection: socket.socket) -> None:
                 if rest or end - position < 12:
                     break
                 kind, length = _HEADER.unpack_from(buffer, position)
+                if kind == 4 and _is_echo(buffer[position : position + 200]):
+                    connection.sendall(wire.echo_rsp(1))
+                    rest = length + 6
+                    continue
                 if kind == 4:
                     last, rest = buffer[position + 11] == 2, length + 6
                     continue
@@ -99,6 +120,11 @@ def _serve(connection: socket.socket) -> None:
         pass
     finally:
         connection.close()
+
+
+def _is_echo(start: memoryview) -> bool:
+    """Whether a P-DATA-TF is a C-ECHO-RQ: a command PDV with Command Field 0030H."""
+    return start[11] == 3 and b"\0\0\0\1\2\0\0\0\x30\0" in bytes(start)
 
 
 # --- sender ---------------------------------------------------------------------------------------------------------------

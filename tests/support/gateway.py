@@ -49,6 +49,7 @@ class Gateway:
     process: subprocess.Popen[bytes] | None = None
     ports: list[int] = field(default_factory=list)
     _credentials: dict[tuple[CertificateProfile, str], Credential] = field(default_factory=dict)
+    _files: dict[tuple[CertificateProfile, str], tuple[Path, Path]] = field(default_factory=dict)
 
     @property
     def config(self) -> Path:
@@ -154,10 +155,10 @@ class Gateway:
 
     def client_files(self, name: str, profile: CertificateProfile = CertificateProfile.MODALITY) -> tuple[Path, Path, Path]:
         """Return key, certificate with chain, and trust file of a client; a person's profile makes a person."""
-        if (profile, name) not in self._credentials:  # issued once: a test may revoke it
-            self._credentials[profile, name] = self.pki.credential(profile, name)
-        key, certificate = self.pki.write_pem(self._credentials[profile, name], self.folder / "clients")
-        return key, certificate, self.folder / "root.pem"
+        if (profile, name) not in self._files:  # issued once: a test may revoke it; written once: another client may be reading it
+            credential = self._credentials[profile, name] = self.pki.credential(profile, name)
+            self._files[profile, name] = self.pki.write_pem(credential, self.folder / "clients")
+        return *self._files[profile, name], self.folder / "root.pem"
 
     def client_context(self, name: str, profile: CertificateProfile = CertificateProfile.MODALITY) -> ssl.SSLContext:
         """Return the TLS context of a Python client."""
@@ -189,7 +190,8 @@ class Gateway:
         """Return the TLS options of a DCMTK client; 3.6.7 sends one certificate only, the gateway trusts the CAs above it."""
         key, certificate, trust = self.client_files(name, profile)
         issuing = self.folder / "clients" / "issuing.pem"
-        issuing.write_bytes(self.pki.ca.issuing.public_bytes(Encoding.PEM))
+        if not issuing.exists():
+            issuing.write_bytes(self.pki.ca.issuing.public_bytes(Encoding.PEM))
         return ["+tls", str(key), str(certificate), "+cf", str(trust), "+cf", str(issuing)]
 
 
