@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "proxy")]
@@ -136,7 +137,17 @@ class Sender:
     def __init__(self, host: str, port: int, context: ssl.SSLContext) -> None:
         raw = socket.create_connection((host, port), timeout=120)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket = context.wrap_socket(raw, server_hostname="localhost")
+        self._associate(context.wrap_socket(raw, server_hostname="localhost"))
+
+    @classmethod
+    def over(cls, connection: socket.socket) -> Self:
+        """Associate over a connection that stands, without TLS."""
+        sender = cls.__new__(cls)
+        sender._associate(connection)
+        return sender
+
+    def _associate(self, connection: socket.socket) -> None:
+        self._socket = connection
         self._socket.sendall(wire.associate_rq(classes=[wire.CT], syntaxes=[IMPLICIT_VR_LITTLE_ENDIAN], max_length=PDU))
         answer = self._read_pdu()
         if answer[0] != 2:
