@@ -109,6 +109,7 @@ def digest(
     tail = MacStream(state.update, reading)
     tail.feed(view, tokens(view, start, encoding=dataset.encoding, end=end), HASHED, dataset.encoding)
     stream.padded |= tail.padded
+    stream.skipped_in_item = tail.skipped
     return state.digest(), stream
 
 

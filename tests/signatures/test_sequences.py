@@ -130,6 +130,7 @@ def test_any_der_sequence_with_one_pad_byte_is_read(content: bytes) -> None:
     ("20270101000000.000000+0000", datetime(2027, 1, 1, tzinfo=UTC), True),
     ("20270101093000.5-0530", datetime(2027, 1, 1, 15, 0, 0, 500000, tzinfo=UTC), True),
     ("20270101000000", datetime(2027, 1, 1, tzinfo=UTC), False),
+    ("20161231235960+0000", datetime(2016, 12, 31, 23, 59, 59, tzinfo=UTC), True),
 ])  # fmt: skip
 def test_date_times_are_read(text: str, moment: datetime, has_offset: bool) -> None:
     assert parse_date_time(text) == (moment, has_offset)
@@ -143,6 +144,8 @@ def test_date_times_are_read(text: str, moment: datetime, has_offset: bool) -> N
         "20271301000000+0000",
         "20270101000000+00",
         "20270101000000.x+0000",
+        "20270101000000.1_2+0000",
+        "20270101000061+0000",
         "２０２７０１０１００００００",
         "20270101000000+2500",
     ],

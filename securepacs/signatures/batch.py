@@ -1,0 +1,71 @@
+"""Sign many files at once: while one is hashed and signed, the one before is on its way to the disk (PS3.15 C)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+from securepacs.dicom.files import FileWriter, map_file
+from securepacs.errors import SecurePacsError, TokenError, UsageError
+from securepacs.signatures.sign import SigningOptions, sign_encoded
+from securepacs.tokens.credential import Credential
+
+_BEHIND = 4  # files that may be signed and not yet written
+
+
+@dataclass(frozen=True, slots=True)
+class SignedFile:
+    """What became of one file: the UIDs of the signatures made, or the error that left the target as it was.
+
+    `padded`: some signed text value carries surplus padding, which verifiers that trim values (DCMTK) will not reproduce.
+    """
+
+    source: Path
+    target: Path
+    uids: tuple[str, ...] = ()
+    padded: bool = False
+    error: SecurePacsError | None = None
+
+
+def sign_files(
+    pairs: Iterable[tuple[Path, Path]], credential: Credential, options: Callable[[], SigningOptions]
+) -> Iterator[SignedFile]:
+    """Sign each source into its target and yield the outcomes in order, each once its target is complete (PS3.15 C.1).
+
+    `options` is asked before every file, so that each signature carries its own moment. Each target holds the old content or all of
+    the new one; that the new one also survives a power cut is certain when the iterator has ended. A problem with one file is its
+    outcome's error; TokenError ends the run, after what was signed before it is written.
+    """
+    waiting: deque[tuple[SignedFile, Future[None] | None]] = deque()
+    with FileWriter() as writer:
+        for source, target in pairs:
+            try:
+                signed = sign_encoded(map_file(source), credential, options())
+                target.parent.mkdir(parents=True, exist_ok=True)
+            except TokenError:
+                yield from map(_outcome, waiting)
+                raise
+            except OSError as error:
+                failure = UsageError(f"cannot write {target}: {error.strerror}")
+                waiting.append((SignedFile(source, target, error=failure), None))
+            except SecurePacsError as error:
+                waiting.append((SignedFile(source, target, error=error), None))
+            else:
+                done = SignedFile(source, target, signed.uids, signed.padded)
+                waiting.append((done, writer.write(target, signed.pieces)))
+            while len(waiting) > _BEHIND:
+                yield _outcome(waiting.popleft())
+        yield from map(_outcome, waiting)
+
+
+def _outcome(entry: tuple[SignedFile, Future[None] | None]) -> SignedFile:
+    done, written = entry
+    try:
+        if written is not None:
+            written.result()
+    except SecurePacsError as error:
+        return SignedFile(done.source, done.target, error=error)
+    return done
