@@ -6,16 +6,12 @@ import mmap
 import os
 import secrets
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from threading import BoundedSemaphore
 
 from securepacs.dicom.elements import Buffer
 from securepacs.errors import UsageError
 
 _SMALL = 4 << 20  # bytes; below this a plain read is as fast as a mapping, and immune to the file being cut while it is read
-
-_PENDING = 4  # files a FileWriter holds at most
 
 
 def map_file(path: Path) -> Buffer:
@@ -35,41 +31,12 @@ def write_atomically(path: Path, pieces: Iterable[Buffer], *, mode: int | None =
 
     An existing file keeps its permissions; a new one gets `mode`, or what the umask allows.
     """
-    _replace(path, pieces, mode)
-    _sync_folder(path.parent)
+    replace_file(path, pieces, mode)
+    sync_folder(path.parent)
 
 
-class FileWriter:
-    """Writes many files, each as `write_atomically` does, in a thread of its own while the caller prepares the next ones.
-
-    A context manager: at its end all files are written, and their folders synchronized once each. At any moment a `path` holds the
-    old content or all of the new one; after a power cut, files written before the end may be back at their old content.
-    """
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="file-writer")
-        self._room = BoundedSemaphore(_PENDING)
-        self._folders: dict[Path, None] = {}
-
-    def write(self, path: Path, pieces: Iterable[Buffer], *, mode: int | None = None) -> Future[None]:
-        """Hand over a file; waits while many are pending. The future's result raises the UsageError of a file that failed."""
-        self._room.acquire()
-        self._folders[path.parent] = None
-        written = self._thread.submit(_replace, path, pieces, mode)
-        written.add_done_callback(lambda _: self._room.release())
-        return written
-
-    def __enter__(self) -> FileWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.shutdown()
-        for folder in self._folders:
-            _sync_folder(folder)
-
-
-def _replace(path: Path, pieces: Iterable[Buffer], mode: int | None) -> None:
-    """Write a temporary file beside `path`, synchronize it, and rename it."""
+def replace_file(path: Path, pieces: Iterable[Buffer], mode: int | None = None) -> None:
+    """Do as `write_atomically` without the last step: after a power cut the old content may be back, never a part of the new."""
     temporary = path.parent / f".{path.name[:100]}.{secrets.token_hex(8)}.tmp"
     created = False
     try:
@@ -93,7 +60,8 @@ def _replace(path: Path, pieces: Iterable[Buffer], mode: int | None) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make sure that files renamed into the folder stay so after a power cut."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -4,16 +4,49 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import BoundedSemaphore
 
-from securepacs.dicom.files import FileWriter, map_file
+from securepacs.dicom.elements import Buffer
+from securepacs.dicom.files import map_file, replace_file, sync_folder
 from securepacs.errors import SecurePacsError, TokenError, UsageError
 from securepacs.signatures.sign import SigningOptions, sign_encoded
 from securepacs.tokens.credential import Credential
 
-_BEHIND = 4  # files that may be signed and not yet written
+_THREADS = 2  # one can write while the other waits for the disk
+_PENDING = 6  # files a FileWriter holds at most
+_BEHIND = 6  # files that may be signed and not yet written
+
+
+class FileWriter:
+    """Writes many files, each as `write_atomically` does, in threads of its own while the caller prepares the next ones.
+
+    A context manager: at its end all files are written, and their folders synchronized once each. At any moment a `path` holds the
+    old content or all of the new one; after a power cut, files written before the end may be back at their old content.
+    """
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="file-writer")
+        self._room = BoundedSemaphore(_PENDING)
+        self._folders: dict[Path, None] = {}
+
+    def write(self, path: Path, pieces: Iterable[Buffer], *, mode: int | None = None) -> Future[None]:
+        """Hand over a file; waits while many are pending. The future's result raises the UsageError of a file that failed."""
+        self._room.acquire()
+        self._folders[path.parent] = None
+        written = self._threads.submit(replace_file, path, pieces, mode)
+        written.add_done_callback(lambda _: self._room.release())
+        return written
+
+    def __enter__(self) -> FileWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown()
+        for folder in self._folders:
+            sync_folder(folder)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,11 @@ from securepacs.dicom.part10 import EncodedDataSet
 from securepacs.errors import MalformedError
 from securepacs.signatures.mac import BIT_EXACT, NOT_HASHED, MacStream, Reading
 from securepacs.signatures.profiles import ALGORITHMS
-from securepacs.signatures.sequences import Scope, der_value, scope_tokens
+from securepacs.signatures.sequences import (
+    Scope,
+    scope_tokens,
+)
+from securepacs.signatures.values import der_value
 from securepacs.trust.usage import read_problem
 
 PublicKey: TypeAlias = "rsa.RSAPublicKey | ec.EllipticCurvePublicKey | dsa.DSAPublicKey"

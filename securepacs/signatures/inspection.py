@@ -21,12 +21,12 @@ from securepacs.signatures.sequences import (
     MacParameters,
     Scope,
     SignatureItem,
-    parse_date_time,
     read_mac_parameters,
     read_signatures,
     scope_tokens,
     survey,
 )
+from securepacs.signatures.values import parse_date_time
 
 
 def describe(target: Target) -> dict[str, Any]:

@@ -37,9 +37,8 @@ from securepacs.signatures.sequences import (
     MacParameters,
     Scope,
     SignatureItem,
-    der_value,
-    parse_date_time,
 )
+from securepacs.signatures.values import der_value, parse_date_time
 from securepacs.trust import Indication, PathResult, Purpose, TrustPolicy, validate
 
 CLOCK_SKEW = timedelta(minutes=5)  # a claimed signing time may lie this far in the future before it is called so

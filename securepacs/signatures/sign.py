@@ -40,12 +40,12 @@ from securepacs.signatures.sequences import (
     encode_purpose,
     encode_signature_head,
     encode_signature_value,
-    format_date_time,
     next_mac_id,
     scope_tokens,
     survey,
     with_items,
 )
+from securepacs.signatures.values import format_date_time
 from securepacs.tokens.credential import Credential, SigningKey
 
 if TYPE_CHECKING:
@@ -232,27 +232,23 @@ def _signable(dataset: EncodedDataSet, scope: Scope) -> frozenset[int]:
     good: set[int] = set()
     spoilt: set[int] = set()
     top = 0
-    for token in scope_tokens(dataset, scope):
-        if token.part is Part.ITEM:
-            last.append(-1)
-        elif token.part is Part.ITEM_END:
-            last.pop()
-        elif token.part in (Part.ELEMENT, Part.SEQUENCE, Part.FRAGMENTS):
-            if token.tag <= last[-1]:
-                raise MalformedError("elements are not in ascending order", offset=token.offset, standard="PS3.5 7.1")
-            last[-1] = token.tag
-            if token.depth == 0:
-                top = token.tag
-                if profiles.is_signable(token.tag, token.vr):
-                    good.add(token.tag)
-            if token.vr == b"UN" or _too_long(token.vr, token.length, token.part):
+    for part, tag, vr, offset, _, length, depth in scope_tokens(dataset, scope):
+        if part is Part.ELEMENT or part is Part.SEQUENCE or part is Part.FRAGMENTS:
+            if tag <= last[-1]:
+                raise MalformedError("elements are not in ascending order", offset=offset, standard="PS3.5 7.1")
+            last[-1] = tag
+            if not depth:
+                top = tag
+                if profiles.is_signable_tag(tag):
+                    good.add(tag)
+            # a value of more than 65535 bytes in a VR with a 16 bit length, as implicit VR allows, has no explicit VR form
+            if vr == b"UN" or (length > 0xFFFF and part is Part.ELEMENT and vr not in LONG_FORM):
                 spoilt.add(top)
+        elif part is Part.ITEM:
+            last.append(-1)
+        elif part is Part.ITEM_END:
+            last.pop()
     return frozenset(good - spoilt)
-
-
-def _too_long(vr: bytes, length: int, part: Part) -> bool:
-    """Return whether an implicit VR value has no explicit VR form: more than 65535 bytes in a VR with a 16 bit length."""
-    return part is Part.ELEMENT and length > 0xFFFF and vr not in LONG_FORM
 
 
 def _choose(own: Outline, signable: frozenset[int], options: SigningOptions) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from securepacs.dicom.files import FileWriter, map_file, write_atomically
+from securepacs.dicom.files import map_file, write_atomically
 from securepacs.errors import UsageError
 
 
@@ -56,20 +56,3 @@ def test_a_new_file_gets_what_the_umask_allows(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "a.dcm").stat().st_mode & 0o777 == 0o640
-
-
-def test_many_files_are_written_while_the_next_are_made(tmp_path: Path) -> None:
-    with FileWriter() as writer:
-        written = [writer.write(tmp_path / f"{number}.dcm", [str(number).encode(), b" end"]) for number in range(20)]
-    assert [done.result() for done in written] == [None] * 20
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {f"{n}.dcm": f"{n} end".encode() for n in range(20)}
-
-
-def test_one_file_that_cannot_be_written_does_not_stop_the_others(tmp_path: Path) -> None:
-    with FileWriter() as writer:
-        (tmp_path / "folder").mkdir()
-        bad, good = writer.write(tmp_path / "folder", [b"1"]), writer.write(tmp_path / "good", [b"2"])
-    with pytest.raises(UsageError, match="cannot write"):
-        bad.result()
-    assert good.result() is None
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "good"]
