@@ -9,14 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import BoundedSemaphore
 
+from cryptography.hazmat.primitives.asymmetric import rsa
+
 from securepacs.dicom.elements import Buffer
 from securepacs.dicom.files import map_file, replace_file, sync_folder
+from securepacs.dicom.part10 import is_deflated
 from securepacs.errors import SecurePacsError, TokenError, UsageError
-from securepacs.signatures.sign import SigningOptions, sign_encoded
+from securepacs.signatures.sequences import DIGITAL_SIGNATURES_SEQUENCE
+from securepacs.signatures.sign import Preparation, SigningOptions, Value, prepare
 from securepacs.tokens.credential import Credential
 
 _THREADS = 2  # one can write while the other waits for the disk
 _PENDING = 6  # files a FileWriter holds at most
+_LARGE = 16 << 20  # bytes of a file that is written while it is hashed
 _BEHIND = 6  # files that may be signed and not yet written
 
 
@@ -76,8 +81,8 @@ def sign_files(
     with FileWriter() as writer:
         for source, target in pairs:
             try:
-                signed = sign_encoded(map_file(source), credential, options())
                 target.parent.mkdir(parents=True, exist_ok=True)
+                waiting.append(_sign(source, target, prepare(map_file(source), credential, options()), writer))
             except TokenError:
                 yield from map(_outcome, waiting)
                 raise
@@ -86,12 +91,44 @@ def sign_files(
                 waiting.append((SignedFile(source, target, error=failure), None))
             except SecurePacsError as error:
                 waiting.append((SignedFile(source, target, error=error), None))
-            else:
-                done = SignedFile(source, target, signed.uids, signed.padded)
-                waiting.append((done, writer.write(target, signed.pieces)))
             while len(waiting) > _BEHIND:
                 yield _outcome(waiting.popleft())
         yield from map(_outcome, waiting)
+
+
+def _sign(source: Path, target: Path, preparation: Preparation, writer: FileWriter) -> tuple[SignedFile, Future[None]]:
+    """Sign one file and hand it to the writer; a large one is already being written while it is hashed."""
+    size = _value_size(preparation)
+    if size is None:
+        signed = preparation.assemble(preparation.values())
+        return SignedFile(source, target, signed.uids, signed.padded), writer.write(target, signed.pieces)
+    draft = preparation.assemble([Value(bytes(size)) for _ in preparation.drafts])
+    blank = draft.additions[DIGITAL_SIGNATURES_SEQUENCE]
+    complete: Future[bytes] = Future()  # the same element with the values in it
+
+    def pieces() -> Iterator[Buffer]:
+        for piece in draft.pieces:
+            yield complete.result() if isinstance(piece, memoryview) and piece.obj is blank else piece
+
+    written = writer.write(target, pieces())
+    try:
+        signed = preparation.assemble(preparation.values())
+        if len(signed.additions[DIGITAL_SIGNATURES_SEQUENCE]) != len(blank):
+            raise TokenError("the signature value is not as long as the key", standard="RFC 8017 8.2.1")
+    except BaseException as error:
+        complete.set_exception(error)  # the writer gives up, and the target stays as it was
+        raise
+    complete.set_result(signed.additions[DIGITAL_SIGNATURES_SEQUENCE])
+    return SignedFile(source, target, signed.uids, signed.padded), written
+
+
+def _value_size(preparation: Preparation) -> int | None:
+    """Return how long each signature value will be, when that is known beforehand and worth knowing: large file, RSA, no stamp."""
+    key = preparation.credential.private_key
+    plain = isinstance(key, rsa.RSAPrivateKey) and preparation.options.timestamp is None
+    if not plain or is_deflated(preparation.dataset.transfer_syntax) or len(preparation.raw) < _LARGE:
+        return None
+    return (key.key_size + 7) // 8
 
 
 def _outcome(entry: tuple[SignedFile, Future[None] | None]) -> SignedFile:
