@@ -84,10 +84,13 @@ HASHED = _Hashed()
 def read_certificate(raw: bytes) -> x509.Certificate:
     """Read a Certificate of Signer: one DER certificate, perhaps with a pad byte. MalformedError for anything else."""
     try:
-        certificate = x509.load_der_x509_certificate(der_value(raw))
+        value = der_value(raw)
+        certificate = x509.load_der_x509_certificate(value)
     except (MalformedError, ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
         kind = "is PEM, not DER" if raw.startswith(b"-----BEGIN") else "cannot be read"
         raise MalformedError(f"the certificate {kind}", standard="PS3.3 C.12.1.1.3") from None
+    if not value.endswith(b"\0" + certificate.signature):  # the octet that counts unused bits is under no signature
+        raise MalformedError("the signature of the certificate is no whole number of octets", standard="RFC 5280 4.1.1.3")
     problem = read_problem(certificate)
     if problem:
         raise MalformedError(f"the certificate cannot be read: {problem}", standard="PS3.3 C.12.1.1.3")

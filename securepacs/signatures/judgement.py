@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 from securepacs import codes
 from securepacs.dicom.edit import format_path
 from securepacs.dicom.part10 import EncodedDataSet, compression_of
-from securepacs.errors import MalformedError, VerificationError
+from securepacs.errors import MalformedError, UsageError, VerificationError
 from securepacs.signatures.check import Checked, Fit, PublicKey, check, read_certificate
 from securepacs.signatures.coverage import Coverage, Outline, measure, open_ranges
 from securepacs.signatures.mac import UnsignableError
@@ -213,7 +213,7 @@ class Judgement:
             stamp = verify_timestamp(
                 token, self.signature_value, policy=rules.policy, at=rules.now, allow_weak_hash=rules.allow_weak_hash
             )
-        except MalformedError:
+        except (MalformedError, UsageError):  # UsageError: a CMS message without content
             self._fail(INDETERMINATE, "FORMAT_FAILURE", "the certified time stamp is no TimeStampToken")
         except VerificationError as error:
             if error.report is None:

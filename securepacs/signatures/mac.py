@@ -137,7 +137,10 @@ class MacStream:
         elif part is Part.FRAGMENTS and token.vr != b"OB":
             spans.add(_head(token.tag, b"OB"))  # encapsulated data are OB (PS3.5 A.4) even where a writer said OW
         elif part in _OPENING:
-            spans.add(_head(token.tag, token.vr) if encoding != EXPLICIT_LITTLE else (token.offset, token.offset + 8))
+            if encoding == EXPLICIT_LITTLE:
+                spans.add((token.offset, token.offset + 8))
+            else:
+                spans.add(_head(token.tag, token.vr, reserved=_reserved(view, token, encoding)))
         elif part is Part.ITEM:
             spans.add(_ITEM)
         elif part is Part.FRAGMENT:
@@ -163,7 +166,8 @@ class MacStream:
         if token.tag == PIXEL_DATA and not encoding.explicit:
             self.guessed = True
             vr = b"OB" if self.reading.pixel_bytes else vr
-        spans.add(_head(token.tag, vr, token.length, offset=token.offset))
+        reserved = _reserved(view, token, encoding)
+        spans.add(_head(token.tag, vr, token.length, offset=token.offset, reserved=reserved))
         spans.add((start, end) if encoding.little else swap_words(view[start:end], token.vr))
 
 
@@ -196,13 +200,20 @@ class _Spans:
         self._start = self.end
 
 
-def _head(tag: int, vr: bytes, length: int | None = None, *, offset: int | None = None) -> bytes:
+def _reserved(view: memoryview, token: Token, encoding: Encoding) -> bytes:
+    """Return the reserved field of a long header as it stands, so that nobody can use it unnoticed; zeros in implicit VR."""
+    if encoding.explicit and token.vr in LONG_FORM:
+        return bytes(view[token.offset + 6 : token.offset + 8])
+    return b"\0\0"
+
+
+def _head(tag: int, vr: bytes, length: int | None = None, *, offset: int | None = None, reserved: bytes = b"\0\0") -> bytes:
     """Encode a header in explicit VR little endian; without `length` that of a sequence or of encapsulated data."""
     start = struct.pack("<HH", tag >> 16, tag & 0xFFFF) + vr
     if length is None:
-        return start + b"\0\0"
+        return start + reserved
     if vr in LONG_FORM:
-        return start + struct.pack("<HI", 0, length)
+        return start + reserved + struct.pack("<I", length)
     if length > 0xFFFF:
         raise UnsignableError(f"a value of VR {vr.decode('ascii')} with {length} bytes has no explicit VR form", offset=offset)
     return start + struct.pack("<H", length)
