@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,11 +20,10 @@ from securepacs.cli.keys import (
     credential_from,
 )
 from securepacs.cli.paths import outputs_for, printable
-from securepacs.errors import SecurePacsError, TokenError
 
 if TYPE_CHECKING:
+    from securepacs.signatures.batch import SignedFile
     from securepacs.signatures.sign import SigningOptions
-    from securepacs.tokens.credential import Credential
 
 
 @output.reports_errors
@@ -55,6 +55,7 @@ def sign(
     in_place: Annotated[bool, typer.Option("--in-place", help="Replace the files by their signed form.")] = False,
 ) -> None:
     """Add a digital signature to DICOM files; every other byte of them stays as it is."""
+    from securepacs.signatures.batch import sign_files
     from securepacs.signatures.sign import make_options
 
     options: dict[str, Any] = {
@@ -69,25 +70,21 @@ def sign(
     make_options(**options)  # mistakes show before a PIN is asked for
     pairs = outputs_for(files, destination, in_place=in_place)
     with credential_from(key=key, cert=cert, chain=chain, p12=p12, token=token, pin_file=pin_file, pin_env=pin_env) as credential:
-        codes = [_sign_one(source, target, credential, options, tsa) for source, target in pairs]
+        codes = [_report(done) for done in sign_files(pairs, credential, partial(_options, options, tsa))]
     raise SystemExit(output.worst_of_files(codes))
 
 
-def _sign_one(source: Path, target: Path, credential: Credential, options: dict[str, Any], tsa: str | None) -> int:
-    """Sign one file and say so; a problem with the file is printed and becomes its exit code, one with the token ends the run."""
+def _report(done: SignedFile) -> int:
+    """Say what became of one file and return its exit code."""
     from securepacs.wiring import exit_code
 
-    try:
-        uids, padded = sign_file(source, target, credential, _options(options, tsa))
-    except TokenError:
-        raise
-    except SecurePacsError as error:
-        output.print_error(error, file=printable(source))
-        return exit_code(error)
-    output.console.print(printable(f"{target}: {' '.join(uids)}"), markup=False, highlight=False)
-    if padded:
-        text = f"warning: {source}: signed values carry surplus padding; software that trims values, such as DCMTK, will reject it"
-        output.errors.print(printable(text), markup=False, highlight=False)
+    if done.error is not None:
+        output.print_error(done.error, file=printable(done.source))
+        return exit_code(done.error)
+    output.console.print(printable(f"{done.target}: {' '.join(done.uids)}"), markup=False, highlight=False)
+    if done.padded:
+        text = "signed values carry surplus padding; software that trims values, such as DCMTK, will reject it"
+        output.errors.print(printable(f"warning: {done.source}: {text}"), markup=False, highlight=False)
     return 0
 
 
@@ -96,19 +93,6 @@ def _options(options: dict[str, Any], tsa: str | None) -> SigningOptions:
 
     if tsa is None:
         return make_options(**options)
-    from functools import partial
-
     from securepacs.trust.timestamp import request_timestamp
 
     return make_options(**options, timestamp=partial(request_timestamp, url=tsa))
-
-
-def sign_file(source: Path, target: Path, credential: Credential, options: SigningOptions) -> tuple[tuple[str, ...], bool]:
-    """Sign `source` into `target`; return the UIDs, and whether signed values carry surplus padding."""
-    from securepacs.dicom.files import map_file, write_atomically
-    from securepacs.signatures.sign import sign_encoded
-
-    signed = sign_encoded(map_file(source), credential, options)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(target, signed.pieces)
-    return signed.uids, signed.padded

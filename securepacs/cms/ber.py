@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cryptography import x509
+
 from securepacs.errors import MalformedError
 
 MAX_DEPTH = 64
@@ -25,7 +27,7 @@ def asn1_errors(what: str) -> Iterator[None]:
     """Turn the ways in which ASN.1 decoders report bad input into MalformedError; `what` names the structure."""
     try:
         yield
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError):
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError, x509.InvalidVersion):
         raise MalformedError(f"{what} does not follow its ASN.1 structure") from None
 
 

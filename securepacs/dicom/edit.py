@@ -139,7 +139,11 @@ def _find(dataset: EncodedDataSet, changes: Changes, path: Path) -> tuple[list[_
     waiting = sorted(changes)
     header, index, inside = None, -1, 0  # the sequence being looked through; `inside`: depth of the innermost open level
     started: Token | None = None
+    leaf = Part.ELEMENT
     for token in dataset.tokens():
+        tag = token.tag
+        if token.part is leaf and tag & 0xFFFF and not (waiting and tag >= waiting[0]):
+            continue  # the bulk of every file
         target = len(levels) - 1 == len(path)
         if token.part is Part.ITEM_END and token.depth == inside and inside:
             if target:

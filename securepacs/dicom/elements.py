@@ -96,6 +96,15 @@ _EXPLICIT = {True: struct.Struct("<HH2sH"), False: struct.Struct(">HH2sH")}
 _IMPLICIT = {True: struct.Struct("<HHI"), False: struct.Struct(">HHI")}
 _U32 = {True: struct.Struct("<I"), False: struct.Struct(">I")}
 
+# the fast path of `tokens` knows these; SQ and whatever is not a VR of PS3.5 6.2 take the careful one
+_SHORT = frozenset(
+    {
+        b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO",
+        b"LT", b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US",
+    }
+)  # fmt: skip
+_LONG = LONG_FORM - {b"SQ"}
+
 
 def _header(data: Buffer, offset: int, frame: _Frame) -> tuple[int, bytes, int, int]:
     """Return (tag, VR, value offset, length) of the header at `offset`; items and delimiters have VR b""."""
@@ -144,7 +153,27 @@ def tokens(
     frame = _Frame(Part.ITEM, 0, b"", stop, delimited=False, encoding=encoding, dictionary=dictionary)
     stack: list[_Frame] = []
     depth = 0
+    leaf, token = Part.ELEMENT, tuple.__new__  # a Token made without the detour through its own __new__
     while True:
+        if frame.encoding.explicit and frame.part is Part.ITEM:  # leaf elements one after the other: the bulk of every file
+            unpack, unpack_length = _EXPLICIT[frame.encoding.little].unpack_from, _U32[frame.encoding.little].unpack_from
+            end = frame.end
+            while offset + 12 <= end:
+                group, number, vr, length = unpack(data, offset)
+                if vr in _SHORT:
+                    value_offset = offset + 8
+                elif vr in _LONG:
+                    length = unpack_length(data, offset + 8)[0]
+                    value_offset = offset + 12
+                    if length == UNDEFINED:
+                        break
+                else:
+                    break
+                next_offset = value_offset + length
+                if next_offset > end or group == 0xFFFE:
+                    break
+                yield token(Token, (leaf, group << 16 | number, vr, offset, value_offset, length, depth))
+                offset = next_offset
         if offset >= frame.end:
             if frame.delimited:
                 raise MalformedError("a delimiter is missing", offset=offset, standard="PS3.5 7.5.2")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,35 +31,42 @@ def write_atomically(path: Path, pieces: Iterable[Buffer], *, mode: int | None =
 
     An existing file keeps its permissions; a new one gets `mode`, or what the umask allows.
     """
-    temporary: str | None = None
+    replace_file(path, pieces, mode)
+    sync_folder(path.parent)
+
+
+def replace_file(path: Path, pieces: Iterable[Buffer], mode: int | None = None) -> None:
+    """Do as `write_atomically` without the last step: after a power cut the old content may be back, never a part of the new."""
+    temporary = path.parent / f".{path.name[:100]}.{secrets.token_hex(8)}.tmp"
+    created = False
     try:
-        permissions = _permissions(path, mode)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
+        permissions = path.stat().st_mode & 0o7777 if path.exists() else mode
+        # without a mode the kernel applies the umask; to ask for the umask one has to set it, for all threads
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with os.fdopen(os.open(temporary, flags, 0o666 if permissions is None else permissions & 0o700), "wb") as file:
+            created = True
             for piece in pieces:
                 file.write(piece)
             file.flush()
-            os.fchmod(file.fileno(), permissions)
+            if permissions is not None:
+                os.fchmod(file.fileno(), permissions)
             os.fsync(file.fileno())
-        os.replace(temporary, path)  # noqa: PTH105  (a str from mkstemp, renamed over a Path)
-        temporary = None
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        temporary.replace(path)
+        created = False
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
     finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        if created:
+            temporary.unlink(missing_ok=True)
 
 
-def _permissions(path: Path, mode: int | None) -> int:
-    if path.exists():
-        return path.stat().st_mode & 0o7777
-    if mode is not None:
-        return mode
-    umask = os.umask(0)
-    os.umask(umask)
-    return 0o666 & ~umask
+def sync_folder(folder: Path) -> None:
+    """Make sure that files renamed into the folder stay so after a power cut."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}") from None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain, islice
 
 from securepacs import codes
 from securepacs.dicom.elements import (
@@ -14,6 +15,7 @@ from securepacs.dicom.elements import (
     Buffer,
     Element,
     Encoding,
+    Part,
     Token,
     tokens,
     walk,
@@ -23,6 +25,7 @@ from securepacs.errors import MalformedError
 PREAMBLE_SIZE = 128
 MAX_INFLATED = 2**31  # bytes; a deflated data set that grows beyond this is refused
 _INFLATE_STEP = 1 << 20
+_KEPT_TOKENS = 50_000  # about 12 MB; a data set with more structure is read anew each time
 
 TRANSFER_SYNTAX_UID = 0x00020010
 MEDIA_STORAGE_SOP_INSTANCE_UID = 0x00020003
@@ -57,15 +60,23 @@ class EncodedDataSet:
     start: int
     end: int
     transfer_syntax: str
+    _kept: list[Token] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def encoding(self) -> Encoding:
         """How the headers are written."""
         return encoding_of(self.transfer_syntax)
 
-    def tokens(self, *, descend: bool = True) -> Iterator[Token]:
-        """Yield the structure in file order."""
-        return tokens(self.view, self.start, encoding=self.encoding, end=self.end, descend=descend)
+    def tokens(self) -> Iterable[Token]:
+        """Return the structure in file order; that of an ordinary data set is read once and remembered."""
+        if self._kept:
+            return self._kept
+        found = tokens(self.view, self.start, encoding=self.encoding, end=self.end)
+        first = list(islice(found, _KEPT_TOKENS + 1))
+        if len(first) > _KEPT_TOKENS:
+            return chain(first, found)
+        self._kept[:] = first  # not extend: another thread may have been here
+        return self._kept
 
     def elements(self) -> Iterator[Element]:
         """Yield the top-level elements in file order."""
@@ -106,10 +117,14 @@ def read_part10(data: Buffer) -> Part10:
     offset = PREAMBLE_SIZE + 4
     meta: dict[int, bytes] = {}
     # the group is read to where it really ends: group lengths in the field are often wrong
-    while bytes(data[offset : offset + 2]) == b"\x02\x00":
-        element = next(walk(data, offset))
-        meta[element.tag] = bytes(data[element.value_offset : element.next_offset])
-        offset = element.next_offset
+    found = tokens(data, offset)
+    while data[offset : offset + 2] == b"\x02\x00":
+        token = next(found)
+        if token.part is not Part.ELEMENT:
+            raise MalformedError("the file meta information holds a sequence", offset=offset, standard="PS3.10 7.1")
+        end = token.value_offset + token.length
+        meta[token.tag] = bytes(data[token.value_offset : end])
+        offset = end
     syntax = meta.get(TRANSFER_SYNTAX_UID, b"").decode("latin-1").rstrip("\0 ")
     if not syntax:
         raise MalformedError("the file names no transfer syntax", offset=offset, standard="PS3.10 7.1")

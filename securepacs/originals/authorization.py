@@ -22,7 +22,11 @@ from securepacs.originals.key_object import PURPOSES, KeyObject, Reference, read
 from securepacs.originals.references import check_mac
 from securepacs.originals.registry import Evidence, Holding, InstanceFacts, OriginalRegistry
 from securepacs.originals.stamp import check_comment, check_texts, facts_of
-from securepacs.signatures.sequences import der_value, read_signatures, survey
+from securepacs.signatures.sequences import (
+    read_signatures,
+    survey,
+)
+from securepacs.signatures.values import der_value
 
 if TYPE_CHECKING:
     from securepacs.signatures.report import SignatureReport, SignatureResult

@@ -24,7 +24,11 @@ from securepacs.dicom.part10 import EncodedDataSet
 from securepacs.errors import MalformedError
 from securepacs.signatures.mac import BIT_EXACT, NOT_HASHED, MacStream, Reading
 from securepacs.signatures.profiles import ALGORITHMS
-from securepacs.signatures.sequences import Scope, der_value, scope_tokens
+from securepacs.signatures.sequences import (
+    Scope,
+    scope_tokens,
+)
+from securepacs.signatures.values import der_value
 from securepacs.trust.usage import read_problem
 
 PublicKey: TypeAlias = "rsa.RSAPublicKey | ec.EllipticCurvePublicKey | dsa.DSAPublicKey"
@@ -80,10 +84,13 @@ HASHED = _Hashed()
 def read_certificate(raw: bytes) -> x509.Certificate:
     """Read a Certificate of Signer: one DER certificate, perhaps with a pad byte. MalformedError for anything else."""
     try:
-        certificate = x509.load_der_x509_certificate(der_value(raw))
+        value = der_value(raw)
+        certificate = x509.load_der_x509_certificate(value)
     except (MalformedError, ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
         kind = "is PEM, not DER" if raw.startswith(b"-----BEGIN") else "cannot be read"
         raise MalformedError(f"the certificate {kind}", standard="PS3.3 C.12.1.1.3") from None
+    if not value.endswith(b"\0" + certificate.signature):  # the octet that counts unused bits is under no signature
+        raise MalformedError("the signature of the certificate is no whole number of octets", standard="RFC 5280 4.1.1.3")
     problem = read_problem(certificate)
     if problem:
         raise MalformedError(f"the certificate cannot be read: {problem}", standard="PS3.3 C.12.1.1.3")
@@ -109,6 +116,7 @@ def digest(
     tail = MacStream(state.update, reading)
     tail.feed(view, tokens(view, start, encoding=dataset.encoding, end=end), HASHED, dataset.encoding)
     stream.padded |= tail.padded
+    stream.skipped_in_item = tail.skipped
     return state.digest(), stream
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
-from securepacs.dicom.elements import Part
-from securepacs.dicom.part10 import EncodedDataSet
+from securepacs.dicom.elements import ITEM, Part
+from securepacs.dicom.part10 import EncodedDataSet, compression_of
 from securepacs.signatures import profiles
 from securepacs.signatures.mac import MacStream
 from securepacs.signatures.profiles import (
@@ -21,15 +22,21 @@ from securepacs.signatures.profiles import (
     name_tag,
 )
 from securepacs.signatures.sequences import (
+    CERTIFICATE_OF_SIGNER,
+    DATA_ELEMENTS_SIGNED,
     DIGITAL_SIGNATURES_SEQUENCE,
+    MAC_ALGORITHM,
+    MAC_ID_NUMBER,
     MAC_PARAMETERS_SEQUENCE,
+    SIGNATURE,
     MacParameters,
     Scope,
+    SignatureItem,
     scope_tokens,
 )
 
 _ITEM_TAG = re.compile(rb"\xfe\xff\x00\xe0", re.DOTALL)
-_OWN = (MAC_PARAMETERS_SEQUENCE, DIGITAL_SIGNATURES_SEQUENCE)
+_NO_ATTRIBUTES = frozenset({MAC_PARAMETERS_SEQUENCE, DIGITAL_SIGNATURES_SEQUENCE, ITEM})
 _LISTS = {
     Profile.CREATOR: profiles.Coverage.CREATOR,
     Profile.AUTHORIZATION: profiles.Coverage.AUTHORIZATION,
@@ -37,27 +44,12 @@ _LISTS = {
 }
 
 
-class Place(NamedTuple):
-    """One element of a data set: where it stands."""
-
-    tag: int
-    vr: bytes
-    start: int
-    end: int
-
-
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """The elements of one data set in file order, and what the profiles ask about it. `fragments`: spans of encapsulated data."""
+    """What is in one data set: all its tags, group lengths and signatures aside, and what the profiles ask about it."""
 
-    places: tuple[Place, ...]
-    fragments: tuple[tuple[int, int], ...]
+    tags: frozenset[int]
     traits: Traits
-
-    @property
-    def tags(self) -> frozenset[int]:
-        """All tags that are there, group lengths and signatures aside."""
-        return frozenset(place.tag for place in self.places if place.tag & 0xFFFF and place.tag not in _OWN)
 
     def pixels_in(self, tags: Iterable[int]) -> bool:
         """Return whether the data set has pixel data and `tags` name it."""
@@ -72,32 +64,21 @@ class Coverage:
     profiles: frozenset[str] = frozenset()
     covered: tuple[str, ...] = ()
     uncovered: tuple[str, ...] = ()
-    ranges: tuple[tuple[int, int], ...] = ()
     warnings: tuple[str, ...] = ()
 
 
 def outline(dataset: EncodedDataSet, scope: Scope | None = None) -> Outline:
-    """Return the elements of the outermost data set, or of the item of `scope`."""
-    whole = Scope((), dataset.start, dataset.end, signed_pixels=False, mac_parameters=None, signatures=None)
-    places: list[Place] = []
-    fragments: list[tuple[int, int]] = []
-    start = 0
-    raw_data = verified = False
-    for token in scope_tokens(dataset, scope or whole):
-        if token.depth:
-            continue
-        if token.part is Part.ELEMENT:
-            places.append(Place(token.tag, token.vr, token.offset, token.value_offset + token.length))
-            raw_data |= token.tag == profiles.CREATOR_VERSION_UID
-            if token.tag == profiles.VERIFICATION_FLAG:
-                verified = bytes(dataset.value(token)).strip(b" \0") == b"VERIFIED"
-        elif token.part in (Part.SEQUENCE, Part.FRAGMENTS):
-            start = token.offset
-        elif token.part is Part.FRAGMENT:
-            fragments.append((token.value_offset, token.value_offset + token.length))
-        else:
-            places.append(Place(token.tag, token.vr, start, token.value_offset))
-    return Outline(tuple(places), tuple(fragments), Traits(raw_data, verified))
+    """Return what is in the outermost data set, or in the item of `scope`."""
+    place = scope or Scope((), dataset.start, dataset.end, signed_pixels=False, mac_parameters=None, signatures=None)
+    tags = {token.tag for token in scope_tokens(dataset, place) if not token.depth}
+    tags -= _NO_ATTRIBUTES
+    verified = profiles.VERIFICATION_FLAG in tags and any(
+        bytes(dataset.value(token)).strip(b" \0") == b"VERIFIED"
+        for token in scope_tokens(dataset, place)
+        if token.tag == profiles.VERIFICATION_FLAG and token.part is Part.ELEMENT and not token.depth
+    )
+    attributes = frozenset(tag for tag in tags if tag & 0xFFFF)
+    return Outline(attributes, Traits(profiles.CREATOR_VERSION_UID in attributes, verified))
 
 
 def measure(
@@ -113,19 +94,35 @@ def measure(
     """Measure a signature from what its MAC stream has met. `in_profiles`: whether its key is one the profiles allow."""
     own = outline(dataset, scope) if scope.path else outermost
     seen = frozenset(stream.seen)
-    present = own.tags
-    met = _profiles_met(own, seen, parameters.algorithm, purpose) if in_profiles and not scope.path else set()
-    if in_profiles and parameters.algorithm in PROFILE_ALGORITHMS:
+    coverage = _measure(own, outermost, seen, parameters.tags, parameters.algorithm, in_profiles, scope.path == (), purpose)
+    warnings = coverage.warnings
+    if not seen.isdisjoint(PIXEL_TAGS) and _embeds_item_tag(dataset, scope):
+        warnings = (*warnings, "fragment-embeds-item-tag")
+    return replace(coverage, warnings=warnings)
+
+
+@lru_cache(maxsize=64)  # the images of a series are alike
+def _measure(
+    own: Outline,
+    outermost: Outline,
+    seen: frozenset[int],
+    listed: tuple[int, ...],
+    algorithm: str,
+    in_profiles: bool,
+    on_top: bool,
+    purpose: tuple[str, str] | None,
+) -> Coverage:
+    """Measure what does not depend on where things stand in the file."""
+    met = _profiles_met(own, seen, algorithm, purpose) if in_profiles and on_top else set()
+    if in_profiles and algorithm in PROFILE_ALGORITHMS:
         met.add(Profile.BASE)
     order = (Profile.CREATOR, Profile.AUTHORIZATION, Profile.SR, Profile.BASE)
-    open_tags = sorted(present - seen, key=_importance)
     return Coverage(
         profile=next((profile for profile in order if profile in met), Profile.NONE),
         profiles=frozenset(str(profile) for profile in met),
         covered=tuple(name_tag(tag) for tag in sorted(seen)),
-        uncovered=tuple(name_tag(tag) for tag in open_tags),
-        ranges=_open_ranges(dataset, scope, own, seen, stream),
-        warnings=_warnings(dataset, scope, own, outermost, seen, parameters),
+        uncovered=tuple(name_tag(tag) for tag in sorted(own.tags - seen, key=_importance)),
+        warnings=_warnings(own, outermost, seen, listed, on_top=on_top),
     )
 
 
@@ -152,37 +149,83 @@ def _importance(tag: int) -> tuple[int, int]:
     return (1, IDENTITY_TAGS.index(tag)) if tag in IDENTITY_TAGS else (2, tag)
 
 
-def _warnings(
-    dataset: EncodedDataSet, scope: Scope, own: Outline, outermost: Outline, seen: frozenset[int], parameters: MacParameters
-) -> tuple[str, ...]:
-    covered_here = frozenset[int]() if scope.path else seen
+def _warnings(own: Outline, outermost: Outline, seen: frozenset[int], listed: tuple[int, ...], *, on_top: bool) -> tuple[str, ...]:
+    covered_here = seen if on_top else frozenset[int]()
     grave = sorted((tag for tag in outermost.tags - covered_here if _importance(tag)[0] < 2), key=_importance)
     warnings = [f"uncovered:{name_tag(tag)}" for tag in grave]
-    if scope.path:
+    if not on_top:
         warnings.append("covers-item-only")
-    absent = sorted(set(parameters.tags) - own.tags)
+    absent = sorted(set(listed) - own.tags)
     warnings += [f"listed-but-absent:{name_tag(tag)}" for tag in absent]
-    if any(tag in seen for tag in PIXEL_TAGS) and _embeds_item_tag(dataset, own):
-        warnings.append("fragment-embeds-item-tag")
     return tuple(warnings)
 
 
-def _embeds_item_tag(dataset: EncodedDataSet, own: Outline) -> bool:
+def _embeds_item_tag(dataset: EncodedDataSet, scope: Scope) -> bool:
     """Return whether a fragment contains the bytes of an item tag at an even offset: its boundaries could have been moved."""
-    return any(found.start() % 2 == 0 for start, end in own.fragments for found in _ITEM_TAG.finditer(dataset.view[start:end]))
+    if not compression_of(dataset.transfer_syntax):
+        return False
+    return any(
+        found.start() % 2 == 0
+        for token in scope_tokens(dataset, scope)
+        if token.part is Part.FRAGMENT and not token.depth
+        for found in _ITEM_TAG.finditer(dataset.value(token))
+    )
 
 
-def _open_ranges(
-    dataset: EncodedDataSet, scope: Scope, own: Outline, seen: frozenset[int], stream: MacStream
+def open_ranges(
+    dataset: EncodedDataSet, scope: Scope, stream: MacStream, parameters: MacParameters, item: SignatureItem
 ) -> tuple[tuple[int, int], ...]:
-    """Return the byte ranges outside the signature: head of the file, elements not signed, parts of sequences not hashed."""
-    spans = [(0, scope.start), (scope.end, len(dataset.view))]
-    spans += [(place.start, place.end) for place in own.places if place.tag not in seen and place.tag not in _OWN]
-    spans += stream.skipped
+    """Return the byte ranges that may change while the signature still fits, ascending.
+
+    The head of the file, elements not signed, what in signed sequences is not hashed, and of the two signature sequences all but
+    the parameters, hashed elements, certificate and signature value of this signature: framing, other signatures, time stamps.
+    """
+    left_open = [(0, scope.start), *stream.skipped, (scope.end, len(dataset.view))]
+    guarded = sorted(_guarded(dataset, stream, parameters, item))
     merged: list[tuple[int, int]] = []
-    for start, end in sorted(span for span in spans if span[0] < span[1]):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((start, end))
+    for whole in left_open:
+        for start, end in _without(*whole, guarded):
+            if merged and start <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+            else:
+                merged.append((start, end))
     return tuple(merged)
+
+
+def _guarded(
+    dataset: EncodedDataSet, stream: MacStream, parameters: MacParameters, item: SignatureItem
+) -> Iterator[tuple[int, int]]:
+    """Yield what in the two signature sequences cannot change without notice."""
+    yield from _without(item.start, item.end, stream.skipped_in_item)
+    for tag in (CERTIFICATE_OF_SIGNER, SIGNATURE):
+        if tag in item.places:
+            yield item.places[tag]
+    places = parameters.places
+    yield places[MAC_ID_NUMBER]
+    start, end = places[MAC_ALGORITHM]
+    yield start, end - (end - start - len(bytes(dataset.view[start:end]).rstrip(b"\0 ")))
+    start, end = places[DATA_ELEMENTS_SIGNED]
+    first = end - 4 * len(parameters.tags)
+    seen = frozenset(stream.seen)
+    if len(seen) == len(parameters.tags):  # every tag listed was there, and none is listed twice
+        yield start, end
+        return
+    yield start, first
+    count = Counter(parameters.tags)
+    for number, tag in enumerate(parameters.tags):
+        if tag in seen and count[tag] == 1:
+            yield first + 4 * number, first + 4 * number + 4
+
+
+def _without(start: int, end: int, cuts: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield what is left of a range without the `cuts`, which ascend."""
+    for cut_start, cut_end in cuts:
+        if cut_end <= start:
+            continue
+        if cut_start >= end:
+            break
+        if cut_start > start:
+            yield start, cut_start
+        start = max(start, cut_end)
+    if start < end:
+        yield start, end

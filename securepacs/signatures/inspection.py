@@ -16,16 +16,17 @@ from securepacs.signatures.coverage import measure, outline
 from securepacs.signatures.instances import Target, raw_of
 from securepacs.signatures.judgement import name_key
 from securepacs.signatures.mac import MacStream
-from securepacs.signatures.profiles import PURPOSE_SCHEME, PURPOSES, is_signable, name_tag
+from securepacs.signatures.profiles import PURPOSE_SCHEME, PURPOSES, name_tag
 from securepacs.signatures.sequences import (
     MacParameters,
     Scope,
     SignatureItem,
-    parse_date_time,
     read_mac_parameters,
     read_signatures,
+    scope_tokens,
     survey,
 )
+from securepacs.signatures.values import parse_date_time
 
 
 def describe(target: Target) -> dict[str, Any]:
@@ -45,9 +46,9 @@ def describe(target: Target) -> dict[str, Any]:
 
 def _describe(dataset: EncodedDataSet, scope: Scope, item: SignatureItem, parameters: list[MacParameters]) -> dict[str, Any]:
     mine = next((one for one in parameters if one.mac_id == item.mac_id), MacParameters(problems=["no MAC Parameters item"]))
-    own, outermost = outline(dataset, scope), outline(dataset)
+    outermost = outline(dataset)
     stream = MacStream(update=len)
-    stream.seen = [place.tag for place in own.places if place.tag in mine.tags and is_signable(place.tag, place.vr)]
+    stream.feed(dataset.view, scope_tokens(dataset, scope), frozenset(mine.tags), dataset.encoding)
     certificate = _certificate(item.certificate)
     key = certificate.public_key() if certificate else None
     coverage = measure(dataset, scope, mine, stream, outermost, in_profiles=isinstance(key, rsa.RSAPublicKey), purpose=item.purpose)

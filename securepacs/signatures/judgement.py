@@ -25,9 +25,9 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 from securepacs import codes
 from securepacs.dicom.edit import format_path
 from securepacs.dicom.part10 import EncodedDataSet, compression_of
-from securepacs.errors import MalformedError, VerificationError
+from securepacs.errors import MalformedError, UsageError, VerificationError
 from securepacs.signatures.check import Checked, Fit, PublicKey, check, read_certificate
-from securepacs.signatures.coverage import Coverage, Outline, measure
+from securepacs.signatures.coverage import Coverage, Outline, measure, open_ranges
 from securepacs.signatures.mac import UnsignableError
 from securepacs.signatures.profiles import AGEING_ALGORITHMS, ALGORITHMS, WEAK_ALGORITHMS
 from securepacs.signatures.report import INDETERMINATE, TOTAL_FAILED, TOTAL_PASSED, SignatureResult
@@ -37,9 +37,8 @@ from securepacs.signatures.sequences import (
     MacParameters,
     Scope,
     SignatureItem,
-    der_value,
-    parse_date_time,
 )
+from securepacs.signatures.values import der_value, parse_date_time
 from securepacs.trust import Indication, PathResult, Purpose, TrustPolicy, validate
 
 CLOCK_SKEW = timedelta(minutes=5)  # a claimed signing time may lie this far in the future before it is called so
@@ -86,7 +85,7 @@ class Judgement:
         dataset: EncodedDataSet,
         scope: Scope,
         item: SignatureItem,
-        parameters: list[MacParameters],
+        parameters: tuple[MacParameters, ...],
         outermost: Outline,
     ) -> None:
         self.rules = rules
@@ -214,7 +213,7 @@ class Judgement:
             stamp = verify_timestamp(
                 token, self.signature_value, policy=rules.policy, at=rules.now, allow_weak_hash=rules.allow_weak_hash
             )
-        except MalformedError:
+        except (MalformedError, UsageError):  # UsageError: a CMS message without content
             self._fail(INDETERMINATE, "FORMAT_FAILURE", "the certified time stamp is no TimeStampToken")
         except VerificationError as error:
             if error.report is None:
@@ -296,7 +295,7 @@ class Judgement:
     def _put_together(self, parameters: MacParameters | None, checked: Checked | None) -> SignatureResult:
         verdict = next((finding for finding in self.findings if finding.indication == TOTAL_FAILED), None)
         verdict = verdict or next(iter(self.findings), _PASSED)
-        coverage = Coverage()
+        coverage, ranges = Coverage(), tuple[tuple[int, int], ...]()
         if parameters is not None and checked is not None:
             in_profiles = isinstance(self.key, rsa.RSAPublicKey)
             coverage = measure(
@@ -308,6 +307,7 @@ class Judgement:
                 in_profiles=in_profiles,
                 purpose=self.item.purpose,
             )
+            ranges = open_ranges(self.dataset, self.scope, checked.stream, parameters, self.item)
         return SignatureResult(
             uid=self.item.uid,
             location=format_path(self.scope.path),
@@ -322,7 +322,7 @@ class Judgement:
             detail=verdict.detail,
             covered=coverage.covered,
             uncovered=coverage.uncovered,
-            uncovered_ranges=coverage.ranges,
+            uncovered_ranges=ranges,
             warnings=tuple(dict.fromkeys((*coverage.warnings, *self.warnings))),
             profiles=coverage.profiles,
             purpose=" ".join(self.item.purpose) if self.item.purpose else "",

@@ -21,7 +21,7 @@ from securepacs.dicom.edit import swap_words
 from securepacs.dicom.elements import EXPLICIT_LITTLE, PIXEL_DATA, Encoding, Part, Token
 from securepacs.dicom.vr import LONG_FORM, TEXT
 from securepacs.errors import MalformedError
-from securepacs.signatures.profiles import is_signable
+from securepacs.signatures.profiles import is_signable_tag
 
 _ITEM = b"\xfe\xff\x00\xe0"
 _SEQUENCE_END = b"\xfe\xff\xdd\xe0"
@@ -57,8 +57,9 @@ class UnsignableError(MalformedError):
 class MacStream:
     """Feeds `update` with the stream. After feeding, `padded`, `fragmented` and `guessed` tell which other readings could differ.
 
-    `skipped` collects (start, end) of what stands inside signed sequences and is not hashed; `seen`
-    the wanted tags that were there.
+    `skipped` collects (start, end) of what is not hashed, in file order: elements that are not wanted, and what stands inside
+    wanted sequences and may not be signed; `skipped_in_item` the same of the signature item, for whoever feeds that as well;
+    `seen` the wanted tags that were there.
     """
 
     update: Callable[[memoryview | bytes], object]
@@ -67,6 +68,7 @@ class MacStream:
     fragmented: bool = False
     guessed: bool = False
     skipped: list[tuple[int, int]] = field(default_factory=list)
+    skipped_in_item: list[tuple[int, int]] = field(default_factory=list)
     seen: list[int] = field(default_factory=list)
 
     def feed(self, view: memoryview, tokens: Iterable[Token], wanted: Container[int], encoding: Encoding) -> None:
@@ -75,30 +77,58 @@ class MacStream:
         UnsignableError when a wanted sequence holds a UN at any depth; wanted elements that cannot be signed at all are left out.
         """
         spans = _Spans(view, self.update)
+        plain = encoding == EXPLICIT_LITTLE and not self.reading.trimmed  # leaf elements are hashed as they are stored
+        seen = self.seen
         inside = False  # within a wanted top-level sequence
+        top = 0  # where the last top-level sequence began
         skip: Token | None = None  # within something that is not hashed, until it closes
+        leaf, fragment = Part.ELEMENT, Part.FRAGMENT
         for token in tokens:
-            if token.depth == 0 and token.part not in _CLOSING and token.part is not Part.FRAGMENT:
-                inside = token.tag in wanted and is_signable(token.tag, token.vr)
-                if inside:
-                    self.seen.append(token.tag)
-            if not inside:
+            part, tag, vr, offset, value_offset, length, depth = token
+            if part is leaf and not depth:  # the bulk of every file
+                end = value_offset + length
+                if tag not in wanted or vr == b"UN" or not is_signable_tag(tag):
+                    self._skip(offset, end)
+                    continue
+                seen.append(tag)
+                if not plain or (vr in TEXT and length and view[end - 1] in b"\0 "):
+                    self._emit_leaf(spans, view, token, encoding)
+                elif offset == spans.end:
+                    spans.end = end
+                else:
+                    spans.extend(offset, end)
                 continue
-            if token.vr == b"UN" and token.part is not Part.SEQUENCE_END:
-                raise UnsignableError("a signed sequence contains an element of unknown VR", offset=token.offset)
+            if not depth and part not in _CLOSING and part is not fragment:
+                top = offset
+                inside = tag in wanted and vr != b"UN" and is_signable_tag(tag)
+                if inside:
+                    seen.append(tag)
+            if not inside:
+                if not depth and part in _CLOSING:
+                    self._skip(top, value_offset)
+                continue
+            if vr == b"UN" and part is not Part.SEQUENCE_END:
+                raise UnsignableError("a signed sequence contains an element of unknown VR", offset=offset)
             if skip is not None:
-                if token.part in _CLOSING and token.depth == skip.depth:
-                    self.skipped.append((skip.offset, token.value_offset))
+                if part in _CLOSING and depth == skip.depth:
+                    self._skip(skip.offset, value_offset)
                     skip = None
                 continue
-            if token.depth and token.part not in _CLOSING and token.vr and not is_signable(token.tag, token.vr):
-                if token.part in _OPENING:
+            if depth and part not in _CLOSING and vr and not is_signable_tag(tag):
+                if part in _OPENING:
                     skip = token
                 else:
-                    self.skipped.append((token.offset, token.value_offset + token.length))
+                    self._skip(offset, value_offset + length)
                 continue
             self._emit(spans, view, token, encoding)
         spans.flush()
+
+    def _skip(self, start: int, end: int) -> None:
+        skipped = self.skipped
+        if skipped and skipped[-1][1] == start:
+            skipped[-1] = (skipped[-1][0], end)
+        else:
+            skipped.append((start, end))
 
     def _emit(self, spans: _Spans, view: memoryview, token: Token, encoding: Encoding) -> None:
         part = token.part
@@ -107,7 +137,10 @@ class MacStream:
         elif part is Part.FRAGMENTS and token.vr != b"OB":
             spans.add(_head(token.tag, b"OB"))  # encapsulated data are OB (PS3.5 A.4) even where a writer said OW
         elif part in _OPENING:
-            spans.add(_head(token.tag, token.vr) if encoding != EXPLICIT_LITTLE else (token.offset, token.offset + 8))
+            if encoding == EXPLICIT_LITTLE:
+                spans.add((token.offset, token.offset + 8))
+            else:
+                spans.add(_head(token.tag, token.vr, reserved=_reserved(view, token, encoding)))
         elif part is Part.ITEM:
             spans.add(_ITEM)
         elif part is Part.FRAGMENT:
@@ -133,44 +166,54 @@ class MacStream:
         if token.tag == PIXEL_DATA and not encoding.explicit:
             self.guessed = True
             vr = b"OB" if self.reading.pixel_bytes else vr
-        spans.add(_head(token.tag, vr, token.length, offset=token.offset))
+        reserved = _reserved(view, token, encoding)
+        spans.add(_head(token.tag, vr, token.length, offset=token.offset, reserved=reserved))
         spans.add((start, end) if encoding.little else swap_words(view[start:end], token.vr))
 
 
 class _Spans:
     """Joins neighbouring parts of the file, so that a plain image is a handful of updates."""
 
-    __slots__ = ("_end", "_start", "_update", "_view")
+    __slots__ = ("_start", "_update", "_view", "end")
 
     def __init__(self, view: memoryview, update: Callable[[memoryview | bytes], object]) -> None:
         self._view = view
         self._update = update
-        self._start = self._end = 0
+        self._start = self.end = 0
 
     def add(self, part: tuple[int, int] | bytes) -> None:
         if isinstance(part, bytes):
             self.flush()
             self._update(part)
             return
-        start, end = part
-        if start != self._end:
+        self.extend(*part)
+
+    def extend(self, start: int, end: int) -> None:
+        if start != self.end:
             self.flush()
             self._start = start
-        self._end = end
+        self.end = end
 
     def flush(self) -> None:
-        if self._end > self._start:
-            self._update(self._view[self._start : self._end])
-        self._start = self._end
+        if self.end > self._start:
+            self._update(self._view[self._start : self.end])
+        self._start = self.end
 
 
-def _head(tag: int, vr: bytes, length: int | None = None, *, offset: int | None = None) -> bytes:
+def _reserved(view: memoryview, token: Token, encoding: Encoding) -> bytes:
+    """Return the reserved field of a long header as it stands, so that nobody can use it unnoticed; zeros in implicit VR."""
+    if encoding.explicit and token.vr in LONG_FORM:
+        return bytes(view[token.offset + 6 : token.offset + 8])
+    return b"\0\0"
+
+
+def _head(tag: int, vr: bytes, length: int | None = None, *, offset: int | None = None, reserved: bytes = b"\0\0") -> bytes:
     """Encode a header in explicit VR little endian; without `length` that of a sequence or of encapsulated data."""
     start = struct.pack("<HH", tag >> 16, tag & 0xFFFF) + vr
     if length is None:
-        return start + b"\0\0"
+        return start + reserved
     if vr in LONG_FORM:
-        return start + struct.pack("<HI", 0, length)
+        return start + reserved + struct.pack("<I", length)
     if length > 0xFFFF:
         raise UnsignableError(f"a value of VR {vr.decode('ascii')} with {length} bytes has no explicit VR form", offset=offset)
     return start + struct.pack("<H", length)

@@ -274,14 +274,15 @@ def is_structured_report(present: Iterable[int]) -> bool:
 
 def is_signable(tag: int, vr: bytes) -> bool:
     """Return whether an element may be in a MAC (PS3.3 C.12.1.1.3.1.1). Not checked: a UN inside a sequence."""
+    return vr != b"UN" and is_signable_tag(tag)
+
+
+@lru_cache(maxsize=8192)
+def is_signable_tag(tag: int) -> bool:
+    """Return whether an element of this tag may be in a MAC when its VR is known (PS3.3 C.12.1.1.3.1.1)."""
     group = tag >> 16
-    return not (
-        tag & 0xFFFF == 0
-        or group < 0x0008
-        or tag in (0x00080001, 0x4FFE0001, 0xFFFCFFFC, 0xFFFEE00D)
-        or group == 0xFFFA
-        or vr == b"UN"
-    )
+    barred = tag & 0xFFFF == 0 or group < 0x0008 or group == 0xFFFA
+    return not (barred or tag in (0x00080001, 0x4FFE0001, 0xFFFCFFFC, 0xFFFEE00D))
 
 
 def parse_tag(text: str) -> int:

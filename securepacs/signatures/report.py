@@ -23,8 +23,9 @@ class SignatureResult:
 
     `location`: path of the item that carries it, empty for the outermost data set. `covered`, `uncovered`: keywords (or eight
     hexadecimal digits) of the elements of that data set; what matters most stands first in `uncovered`. `uncovered_ranges`: (start,
-    end) in the file, or in the inflated data set of a deflated file, of all bytes this signature says nothing about, the signature
-    sequences themselves aside. `profiles`: every profile the signature meets; `profile` names the most demanding.
+    end) in the file, or in the inflated data set of a deflated file, of all bytes that can change while this signature passes: what
+    it does not cover, and of the signature sequences their framing, other signatures, time stamps. `profiles`: every profile the
+    signature meets; `profile` names the most demanding.
     """
 
     uid: str

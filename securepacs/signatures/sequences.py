@@ -8,9 +8,9 @@ Decoding never raises for strange content: `problems` says what is wrong with an
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta, timezone
+from functools import lru_cache
 from typing import NamedTuple
 
 from securepacs.dicom.edit import Path, encode_element, encode_sequence, swap_words
@@ -57,6 +57,7 @@ X509_1993_SIG = "X509_1993_SIG"
 CMS_TSP = "CMS_TSP"
 
 _MAX_MAC_ID = 0xFFFF
+_SHORT_LIST = 4096  # bytes of Data Elements Signed; longer lists are not worth remembering
 
 
 class Scope(NamedTuple):
@@ -75,6 +76,7 @@ class Survey:
     """What one pass over an instance found."""
 
     scopes: tuple[Scope, ...]
+    parameters: tuple[tuple[MacParameters, ...], ...]  # of each scope
     mac_ids: frozenset[int]
     mac_ids_repeat: bool  # across data sets: the standard wants them unique in the instance, DCMTK counts per data set
 
@@ -91,6 +93,7 @@ class MacParameters:
     transfer_syntax: str = ""
     algorithm: str = ""
     tags: tuple[int, ...] = ()
+    places: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)  # of its leaf elements, header included
     problems: list[str] = field(default_factory=list)
 
 
@@ -109,6 +112,7 @@ class SignatureItem:
     timestamp_type: str = ""
     timestamp: bytes = b""
     purpose: tuple[str, str] | None = None  # code value, coding scheme designator
+    places: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)  # of its leaf elements, header included
     problems: list[str] = field(default_factory=list)
 
 
@@ -129,11 +133,11 @@ def survey(dataset: EncodedDataSet, *, wanted: Path | None = None) -> Survey:
     scopes: list[Scope] = []
     for token in dataset.tokens():
         part = token.part
-        if part in (Part.ELEMENT, Part.SEQUENCE, Part.FRAGMENTS):
+        if part is Part.ELEMENT:
             if token.tag == PIXEL_REPRESENTATION and token.length == 2:
                 stack[-1] = stack[-1]._replace(signed=sum(dataset.value(token)) == 1)
-            if part is Part.SEQUENCE:
-                sequences.append((token, 0))
+        elif part is Part.SEQUENCE:
+            sequences.append((token, 0))
         elif part is Part.ITEM:
             head, count = sequences[-1]
             sequences[-1] = (head, count + 1)
@@ -150,9 +154,10 @@ def survey(dataset: EncodedDataSet, *, wanted: Path | None = None) -> Survey:
                     raise MalformedError("a reserved field is not zero", offset=head.offset, standard="PS3.5 7.1.2")
                 stack[-1].pieces[head.tag] = (head.offset, token.value_offset)
     scopes += _closed(stack[0], dataset.end, wanted)
-    numbers = (parameters.mac_id for scope in scopes for parameters in read_mac_parameters(dataset, scope))
-    ids = [number for number in numbers if number is not None]
-    return Survey(tuple(sorted(scopes, key=lambda scope: scope.start)), frozenset(ids), len(set(ids)) < len(ids))
+    scopes.sort(key=lambda scope: scope.start)
+    parameters = tuple(tuple(read_mac_parameters(dataset, scope)) for scope in scopes)
+    ids = [one.mac_id for several in parameters for one in several if one.mac_id is not None]
+    return Survey(tuple(scopes), parameters, frozenset(ids), len(set(ids)) < len(ids))
 
 
 def _reserved_bytes_set(dataset: EncodedDataSet, token: Token) -> bool:
@@ -168,39 +173,48 @@ def _closed(level: _Open, end: int, wanted: Path | None) -> list[Scope]:
     return [Scope(level.path, level.start, end, level.signed, parameters, signatures)]
 
 
-def scope_tokens(dataset: EncodedDataSet, scope: Scope, *, end: int | None = None) -> Iterator[Token]:
-    """Yield the tokens of the scope's own data set, depth 0 being its elements."""
+def scope_tokens(dataset: EncodedDataSet, scope: Scope) -> Iterable[Token]:
+    """Return the tokens of the scope's own data set, depth 0 being its elements."""
     encoding = dataset.encoding
+    if encoding.explicit and (scope.start, scope.end) == (dataset.start, dataset.end):
+        return dataset.tokens()
     dictionary = None if encoding.explicit else ImplicitDictionary(encoding.little, signed=scope.signed_pixels)
-    return tokens(dataset.view, scope.start, encoding=encoding, end=scope.end if end is None else end, dictionary=dictionary)
+    return tokens(dataset.view, scope.start, encoding=encoding, end=scope.end, dictionary=dictionary)
 
 
 def read_mac_parameters(dataset: EncodedDataSet, scope: Scope) -> list[MacParameters]:
     """Decode the MAC Parameters items of a scope, in file order."""
     found = []
     for start, end in _items(dataset, scope.mac_parameters):
-        values, _, problems = _read_item(dataset, start, end)
+        values, _, places, problems = _read_item(dataset, start, end)
         raw_tags = values.get(DATA_ELEMENTS_SIGNED, b"")
         if not raw_tags or len(raw_tags) % 4:
             problems.append("Data Elements Signed is missing or cut off")
-        pairs = struct.iter_unpack("<HH", raw_tags[: len(raw_tags) // 4 * 4])
         found.append(
             MacParameters(
                 mac_id=_mac_id(values, problems),
                 transfer_syntax=_text(values, MAC_CALCULATION_TRANSFER_SYNTAX_UID),
                 algorithm=_text(values, MAC_ALGORITHM),
-                tags=tuple(group << 16 | number for group, number in pairs),
+                tags=_tags(raw_tags) if len(raw_tags) <= _SHORT_LIST else _tags.__wrapped__(raw_tags),
+                places=places,
                 problems=problems,
             )
         )
     return found
 
 
+@lru_cache(maxsize=64)  # the images of a series have the same list
+def _tags(raw: bytes) -> tuple[int, ...]:
+    """Decode a value of VR AT; an incomplete tag at its end is left out."""
+    words = struct.unpack(f"<{len(raw) // 4 * 2}H", raw[: len(raw) // 4 * 4])
+    return tuple([group << 16 | number for group, number in zip(words[::2], words[1::2], strict=True)])
+
+
 def read_signatures(dataset: EncodedDataSet, scope: Scope) -> list[SignatureItem]:
     """Decode the Digital Signatures items of a scope, in file order."""
     found = []
     for start, end in _items(dataset, scope.signatures):
-        values, purpose, problems = _read_item(dataset, start, end)
+        values, purpose, places, problems = _read_item(dataset, start, end)
         item = SignatureItem(
             start,
             end,
@@ -213,6 +227,7 @@ def read_signatures(dataset: EncodedDataSet, scope: Scope) -> list[SignatureItem
             timestamp_type=_text(values, CERTIFIED_TIMESTAMP_TYPE),
             timestamp=values.get(CERTIFIED_TIMESTAMP, b""),
             purpose=purpose,
+            places=places,
             problems=problems,
         )
         missing = [
@@ -241,10 +256,13 @@ def _items(dataset: EncodedDataSet, place: tuple[int, int] | None) -> Iterator[t
             yield start, token.offset
 
 
-def _read_item(dataset: EncodedDataSet, start: int, end: int) -> tuple[dict[int, bytes], tuple[str, str] | None, list[str]]:
-    """Return the leaf values of an item in little endian, the purpose code if any, and what is wrong."""
+def _read_item(
+    dataset: EncodedDataSet, start: int, end: int
+) -> tuple[dict[int, bytes], tuple[str, str] | None, dict[int, tuple[int, int]], list[str]]:
+    """Return the leaf values of an item in little endian, the purpose code if any, where the leaves stand, and what is wrong."""
     values: dict[int, bytes] = {}
     code: dict[int, bytes] = {}
+    places: dict[int, tuple[int, int]] = {}
     problems: list[str] = []
     within = 0
     for token in tokens(dataset.view, start, encoding=dataset.encoding, end=end):
@@ -261,8 +279,10 @@ def _read_item(dataset: EncodedDataSet, start: int, end: int) -> tuple[dict[int,
             problems.append(f"({token.tag >> 16:04X},{token.tag & 0xFFFF:04X}) occurs twice")
         raw = dataset.value(token)
         target[token.tag] = bytes(raw) if dataset.encoding.little else swap_words(raw, token.vr)
+        if token.depth == 0:
+            places[token.tag] = (token.offset, token.value_offset + token.length)
     purpose = (_text(code, CODE_VALUE), _text(code, CODING_SCHEME_DESIGNATOR)) if code else None
-    return values, purpose, problems
+    return values, purpose, places, problems
 
 
 def _mac_id(values: dict[int, bytes], problems: list[str]) -> int | None:
@@ -275,48 +295,6 @@ def _mac_id(values: dict[int, bytes], problems: list[str]) -> int | None:
 
 def _text(values: dict[int, bytes], tag: int) -> str:
     return values.get(tag, b"").decode("latin-1").strip(" \0")
-
-
-def der_value(data: bytes) -> bytes:
-    """Return the one DER value at the start of `data`, without what follows (an OB pad byte). MalformedError when there is none."""
-    if len(data) < 2 or data[0] != 0x30:
-        raise MalformedError("this is no DER sequence", standard="PS3.5 6.2, X.690")
-    length, header = data[1], 2
-    if length & 0x80:
-        count = length & 0x7F
-        if not 1 <= count <= 4 or len(data) < 2 + count:
-            raise MalformedError("a DER length is damaged", standard="X.690 8.1.3")
-        length, header = int.from_bytes(data[2 : 2 + count], "big"), 2 + count
-    if header + length > len(data):
-        raise MalformedError("a DER value is cut off", standard="X.690 8.1.3")
-    if data[header + length :] not in (b"", b"\0"):
-        raise MalformedError("something follows a DER value", standard="X.690 8.1.3")
-    return data[: header + length]
-
-
-def parse_date_time(text: str) -> tuple[datetime, bool]:
-    """Read a DT value as an aware datetime; also return whether it carried its UTC offset, else UTC is assumed (PS3.5 6.2).
-
-    ValueError when it is no complete date and time.
-    """
-    main, sign, offset = text, "", ""
-    for mark in "+-":
-        if mark in text:
-            main, sign, offset = text.partition(mark)
-            break
-    whole, _, fraction = main.partition(".")
-    if len(whole) != 14 or not whole.isascii() or not whole.isdigit() or (sign and (len(offset) != 4 or not offset.isdigit())):
-        raise ValueError("not a date and time")
-    moment = datetime.strptime(whole, "%Y%m%d%H%M%S").replace(microsecond=int(fraction.ljust(6, "0")[:6]) if fraction else 0)
-    if not sign:
-        return moment.replace(tzinfo=UTC), False
-    shift = timedelta(hours=int(offset[:2]), minutes=int(offset[2:])) * (1 if sign == "+" else -1)
-    return moment.replace(tzinfo=timezone(shift)), True
-
-
-def format_date_time(at: datetime) -> str:
-    """Write an aware datetime as DT with the mandatory UTC offset."""
-    return at.strftime("%Y%m%d%H%M%S.%f%z")[:26]
 
 
 def next_mac_id(taken: frozenset[int] | set[int]) -> int:

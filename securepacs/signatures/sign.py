@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path as FilePath
@@ -40,12 +40,12 @@ from securepacs.signatures.sequences import (
     encode_purpose,
     encode_signature_head,
     encode_signature_value,
-    format_date_time,
     next_mac_id,
     scope_tokens,
     survey,
     with_items,
 )
+from securepacs.signatures.values import format_date_time
 from securepacs.tokens.credential import Credential, SigningKey
 
 if TYPE_CHECKING:
@@ -180,6 +180,12 @@ def parse_item(text: str) -> Path:
 
 def sign_encoded(raw: Buffer, credential: Credential, options: SigningOptions) -> Signed:
     """Sign a DICOM file given as bytes or mapping; the result is in pieces, what is not new being views of `raw` (PS3.15 C)."""
+    preparation = prepare(raw, credential, options)
+    return preparation.assemble(preparation.values())
+
+
+def prepare(raw: Buffer, credential: Credential, options: SigningOptions) -> Preparation:
+    """Check everything, and settle all of the new signatures but their values: places, MAC IDs, UIDs, coverage."""
     check_credential(credential, options.profile)
     dataset = open_dataset(raw)
     found = survey(dataset, wanted=options.item)
@@ -192,17 +198,12 @@ def sign_encoded(raw: Buffer, credential: Credential, options: SigningOptions) -
     if options.identity:
         plans.append(tuple(sorted(profiles.IDENTITY_COVERAGE.intersection(signable))))
     taken = set(found.mac_ids)
-    made = []
+    drafts = []
     for tags in plans:
         mac_id = next_mac_id(taken)
         taken.add(mac_id)
-        made.append(_make(dataset, scope, own, tags, mac_id, credential, options))
-    additions = {
-        MAC_PARAMETERS_SEQUENCE: _grown(dataset, MAC_PARAMETERS_SEQUENCE, scope.mac_parameters, [one.parameters for one in made]),
-        DIGITAL_SIGNATURES_SEQUENCE: _grown(dataset, DIGITAL_SIGNATURES_SEQUENCE, scope.signatures, [one.item for one in made]),
-    }
-    pieces = join_pieces(raw, splice(dataset, additions, path=options.item))
-    return Signed(tuple(pieces), additions, tuple(one.uid for one in made), any(one.padded for one in made))
+        drafts.append(_draft(dataset, own, tags, mac_id, options))
+    return Preparation(raw, dataset, scope, credential, options, tuple(drafts))
 
 
 def check_credential(credential: Credential, profile: Profile) -> None:
@@ -232,27 +233,23 @@ def _signable(dataset: EncodedDataSet, scope: Scope) -> frozenset[int]:
     good: set[int] = set()
     spoilt: set[int] = set()
     top = 0
-    for token in scope_tokens(dataset, scope):
-        if token.part is Part.ITEM:
-            last.append(-1)
-        elif token.part is Part.ITEM_END:
-            last.pop()
-        elif token.part in (Part.ELEMENT, Part.SEQUENCE, Part.FRAGMENTS):
-            if token.tag <= last[-1]:
-                raise MalformedError("elements are not in ascending order", offset=token.offset, standard="PS3.5 7.1")
-            last[-1] = token.tag
-            if token.depth == 0:
-                top = token.tag
-                if profiles.is_signable(token.tag, token.vr):
-                    good.add(token.tag)
-            if token.vr == b"UN" or _too_long(token.vr, token.length, token.part):
+    for part, tag, vr, offset, _, length, depth in scope_tokens(dataset, scope):
+        if part is Part.ELEMENT or part is Part.SEQUENCE or part is Part.FRAGMENTS:
+            if tag <= last[-1]:
+                raise MalformedError("elements are not in ascending order", offset=offset, standard="PS3.5 7.1")
+            last[-1] = tag
+            if not depth:
+                top = tag
+                if profiles.is_signable_tag(tag):
+                    good.add(tag)
+            # a value of more than 65535 bytes in a VR with a 16 bit length, as implicit VR allows, has no explicit VR form
+            if vr == b"UN" or (length > 0xFFFF and part is Part.ELEMENT and vr not in LONG_FORM):
                 spoilt.add(top)
+        elif part is Part.ITEM:
+            last.append(-1)
+        elif part is Part.ITEM_END:
+            last.pop()
     return frozenset(good - spoilt)
-
-
-def _too_long(vr: bytes, length: int, part: Part) -> bool:
-    """Return whether an implicit VR value has no explicit VR form: more than 65535 bytes in a VR with a 16 bit length."""
-    return part is Part.ELEMENT and length > 0xFFFF and vr not in LONG_FORM
 
 
 def _choose(own: Outline, signable: frozenset[int], options: SigningOptions) -> tuple[int, ...]:
@@ -301,36 +298,74 @@ def _purpose(options: SigningOptions, own: Outline) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
+class Draft:
+    """One new signature without its value: the content of its MAC Parameters item, and the hashed parts of its own item."""
+
     uid: str
-    parameters: bytes  # content of the MAC Parameters item
-    item: bytes  # content of the signature item
-    padded: bool
+    parameters: bytes
+    head: bytes
+    purpose: bytes
+    tags: tuple[int, ...]
 
 
-def _make(
-    dataset: EncodedDataSet,
-    scope: Scope,
-    own: Outline,
-    tags: tuple[int, ...],
-    mac_id: int,
-    credential: Credential,
-    options: SigningOptions,
-) -> _Made:
-    """Make one signature: head of the item, MAC, signature value, time stamp (PS3.3 C.12.1.1.3)."""
-    encoding = dataset.encoding
-    algorithm = CREATION_ALGORITHMS[options.mac]
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What completes a draft: signature value and time stamp (or b""); `padded` as in Signed."""
+
+    signature: bytes
+    timestamp: bytes = b""
+    padded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """New signatures of one instance, complete but for their values."""
+
+    raw: Buffer
+    dataset: EncodedDataSet
+    scope: Scope
+    credential: Credential
+    options: SigningOptions
+    drafts: tuple[Draft, ...]
+
+    def values(self) -> list[Value]:
+        """Hash and sign; get the time stamps if some are asked for."""
+        algorithm, stamp = CREATION_ALGORITHMS[self.options.mac], self.options.timestamp
+        made = []
+        for draft in self.drafts:
+            hashed = draft.head + draft.purpose
+            mac, stream = digest(self.dataset, self.scope, frozenset(draft.tags), (memoryview(hashed), 0, len(hashed)), algorithm)
+            signature = sign_digest(self.credential.private_key, mac, self.options.mac)
+            made.append(Value(signature, stamp(signature) if stamp else b"", stream.padded))
+        return made
+
+    def assemble(self, values: Sequence[Value]) -> Signed:
+        """Put the instance together with one value for each draft."""
+        dataset, scope, encoding = self.dataset, self.scope, self.dataset.encoding
+        certificate = self.credential.certificate.public_bytes(CertificateEncoding.DER)
+        items = [
+            draft.head + encode_signature_value(certificate, value.signature, value.timestamp, encoding) + draft.purpose
+            for draft, value in zip(self.drafts, values, strict=True)
+        ]
+        grown = (
+            (MAC_PARAMETERS_SEQUENCE, scope.mac_parameters, [draft.parameters for draft in self.drafts]),
+            (DIGITAL_SIGNATURES_SEQUENCE, scope.signatures, items),
+        )
+        additions = {tag: _grown(dataset, tag, place, contents) for tag, place, contents in grown}
+        pieces = join_pieces(self.raw, splice(dataset, additions, path=self.options.item))
+        return Signed(tuple(pieces), additions, tuple(draft.uid for draft in self.drafts), any(value.padded for value in values))
+
+
+def _draft(dataset: EncodedDataSet, own: Outline, tags: tuple[int, ...], mac_id: int, options: SigningOptions) -> Draft:
     syntax = compression_of(dataset.transfer_syntax) or codes.EXPLICIT_VR_LITTLE_ENDIAN
     uid = f"2.25.{uuid.uuid4().int}"  # PS3.5 B.2
-    head = encode_signature_head(mac_id, uid, format_date_time(options.at), encoding)
-    purpose = encode_purpose(_purpose(options, own), encoding)
-    hashed = head + purpose
-    mac, stream = digest(dataset, scope, frozenset(tags), (memoryview(hashed), 0, len(hashed)), algorithm)
-    signature = sign_digest(credential.private_key, mac, options.mac)
-    stamp = options.timestamp(signature) if options.timestamp else b""
-    certificate = credential.certificate.public_bytes(CertificateEncoding.DER)
-    item = head + encode_signature_value(certificate, signature, stamp, encoding) + purpose
-    return _Made(uid, encode_mac_parameters(mac_id, syntax, algorithm, tags, encoding), item, stream.padded)
+    return Draft(
+        uid,
+        encode_mac_parameters(mac_id, syntax, CREATION_ALGORITHMS[options.mac], tags, dataset.encoding),
+        encode_signature_head(mac_id, uid, format_date_time(options.at), dataset.encoding),
+        encode_purpose(_purpose(options, own), dataset.encoding),
+        tags,
+    )
 
 
 def sign_digest(key: SigningKey, mac: bytes, algorithm: str) -> bytes:

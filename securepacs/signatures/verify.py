@@ -17,7 +17,7 @@ from securepacs.signatures.instances import Target, raw_of
 from securepacs.signatures.judgement import Judgement, Rules
 from securepacs.signatures.profiles import Profile
 from securepacs.signatures.report import TOTAL_PASSED, SignatureReport, SignatureResult
-from securepacs.signatures.sequences import read_mac_parameters, read_signatures, survey
+from securepacs.signatures.sequences import read_signatures, survey
 from securepacs.trust import TrustPolicy
 
 REQUIRABLE = (Profile.CREATOR, Profile.AUTHORIZATION, Profile.SR)
@@ -56,8 +56,7 @@ class Verifier:
         results: list[SignatureResult] = []
         if found.scopes:
             outermost = outline(dataset)
-            for scope in found.scopes:
-                parameters = read_mac_parameters(dataset, scope)
+            for scope, parameters in zip(found.scopes, found.parameters, strict=True):
                 results += [
                     Judgement(self._rules, dataset, scope, item, parameters, outermost).result(repeated=found.mac_ids_repeat)
                     for item in read_signatures(dataset, scope)

@@ -282,3 +282,11 @@ def test_we_verify_openssls(tmp_path: Path, options: list[str]) -> None:
     assert result.content == CONTENT
     assert result.signers[0].certificate == holder("signer").certificate
     assert (result.signers[0].signing_time is None) == (options == ["-noattr"])
+
+
+def test_an_enclosed_certificate_of_unknown_version_is_malformed() -> None:
+    der = sign(b"content", [signer()], signing_time=NOW)
+    version = bytes.fromhex("a003020102")  # [0] INTEGER 2: the third version
+    assert der.count(version) >= 1
+    with pytest.raises(MalformedError):
+        verify(der.replace(version, bytes.fromhex("a003020103")))

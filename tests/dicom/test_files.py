@@ -45,3 +45,14 @@ def test_files_that_cannot_be_read_or_written_are_usage_errors(tmp_path: Path) -
         map_file(tmp_path / "absent")
     with pytest.raises(UsageError, match="cannot write"):
         write_atomically(tmp_path / "no" / "folder", [b""])
+
+
+def test_a_new_file_gets_what_the_umask_allows(tmp_path: Path) -> None:
+    import os
+
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "a.dcm", [b"1"])
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.dcm").stat().st_mode & 0o777 == 0o640

@@ -24,10 +24,10 @@ from securepacs.signatures.sequences import (
     encode_mac_parameters,
     encode_signature_head,
     encode_signature_value,
-    format_date_time,
     survey,
 )
 from securepacs.signatures.sign import make_options, sign_encoded
+from securepacs.signatures.values import format_date_time
 from securepacs.tokens.credential import Credential
 from securepacs.trust import TrustPolicy
 from tests.support.pki import TestPki, make_pki
