@@ -62,22 +62,32 @@ def validate(
 def _paths(
     certificate: x509.Certificate, policy: TrustPolicy, at: datetime, purpose: Purpose, others: tuple[x509.Certificate, ...]
 ) -> Iterator[PathResult]:
-    from securepacs.trust.chains import candidates  # the validator is heavy to import
     from securepacs.trust.revocation import missing_issuers
 
     found = False
-    for candidate in candidates(
-        certificate, anchors=policy.anchors, others=others, at=at, minimum_rsa_bits=policy.minimum_rsa_bits
-    ):
+    for candidate in _candidates(certificate, policy, at, others):
         found = True
         yield _judge(candidate, policy, at, purpose, others)
     if found or not policy.online:
         return
     others = (*others, *missing_issuers(certificate, policy, others))
-    for candidate in candidates(
-        certificate, anchors=policy.anchors, others=others, at=at, minimum_rsa_bits=policy.minimum_rsa_bits
-    ):
+    for candidate in _candidates(certificate, policy, at, others):
         yield _judge(candidate, policy, at, purpose, others)
+
+
+def _candidates(
+    certificate: x509.Certificate, policy: TrustPolicy, at: datetime, others: tuple[x509.Certificate, ...]
+) -> Iterator[Candidate]:
+    from securepacs.trust.chains import candidates  # the validator is heavy to import
+
+    return candidates(
+        certificate,
+        anchors=policy.anchors,
+        others=others,
+        at=at,
+        minimum_rsa_bits=policy.minimum_rsa_bits,
+        policies=policy.certificate_policies,
+    )
 
 
 def _judge(

@@ -52,6 +52,27 @@ WARNING_REVOCATION_UNCHECKED = "revocation-unchecked"  # at least one certificat
 WARNING_REVOCATION_STALE = "revocation-stale"  # data past its nextUpdate was accepted within TrustPolicy.revocation_grace
 
 
+ANY_POLICY = "2.5.29.32.0"
+
+
+@dataclass(frozen=True, slots=True)
+class CertificatePolicies:
+    """Which certificate policies a path must be valid for: the inputs (c) to (g) of RFC 5280 6.1.1.
+
+    `acceptable`: dotted OIDs in the policy domain of the anchor, any by default; with `explicit` one of them must hold for the
+    whole path. `inhibit_mapping`, `inhibit_any`: do not follow policyMappings, do not count anyPolicy.
+    """
+
+    acceptable: frozenset[str] = frozenset({ANY_POLICY})
+    explicit: bool = False
+    inhibit_mapping: bool = False
+    inhibit_any: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.acceptable:
+            raise UsageError("no certificate policy is acceptable, so no certificate is", hint="name one, or leave it out")
+
+
 @dataclass(frozen=True)
 class TrustPolicy:
     """What a relying party trusts and how strictly it asks.
@@ -61,7 +82,8 @@ class TrustPolicy:
     certificate whose issuer has a CRL here must be covered by it. `online`: fetch what the certificates declare (AIA, CDP) over
     HTTP, from public hosts and `allowed_hosts`. `minimum_rsa_bits` holds for every key in the chain. `timestamp_anchors`: whom
     to trust for time stamps, the same anchors when None. `revocation_grace`: how long past nextUpdate revocation data may be
-    used, with a warning.
+    used, with a warning. `require_revocation`: a certificate that nothing is known about does not pass with a warning but is
+    INDETERMINATE/TRY_LATER. `certificate_policies`: which certificate policies the path must hold for.
     """
 
     anchors: tuple[x509.Certificate, ...]
@@ -73,6 +95,8 @@ class TrustPolicy:
     timestamp_anchors: tuple[x509.Certificate, ...] | None = None
     allowed_hosts: frozenset[str] = frozenset()
     revocation_grace: timedelta = timedelta(0)
+    require_revocation: bool = False
+    certificate_policies: CertificatePolicies = CertificatePolicies()
 
     def __post_init__(self) -> None:
         if not self.anchors:

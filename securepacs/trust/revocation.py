@@ -58,6 +58,8 @@ def check_chain(
                 warnings[WARNING_REVOCATION_STALE] = None
             else:
                 missing = missing or f"no revocation status for {name}: {status.detail}"
+        elif status.outcome is Outcome.NOT_CONCERNED and policy.require_revocation:
+            missing = missing or f"no revocation data about {name}"
         elif status.outcome is Outcome.NOT_CONCERNED:
             warnings[WARNING_REVOCATION_UNCHECKED] = None
     return ChainRevocation(False, bool(missing), missing, later, tuple(warnings))
