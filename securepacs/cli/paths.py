@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
-from securepacs.errors import UsageError
+from securepacs.errors import ConfigError, UsageError
 
 
 def files_in(paths: Iterable[Path]) -> list[Path]:
@@ -60,6 +60,18 @@ def outputs_for(arguments: Iterable[Path], output: Path | None, *, in_place: boo
             raise UsageError(f"two inputs would be written to {destination}")
         seen.add(place)
     return pairs
+
+
+def cache_folder() -> Path | None:
+    """Return where fetched revocation data is kept between runs (XDG base directories), None where nothing can be kept."""
+    from securepacs.trust.cache import DiskCache
+
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        folder = (base if base.is_absolute() else Path.home() / ".cache") / "securepacs" / "revocation"
+        return DiskCache(folder).folder
+    except (ConfigError, RuntimeError):  # no home, a read-only one, or somebody else's
+        return None
 
 
 def parse_moment(text: str) -> datetime:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -49,10 +50,11 @@ def validate(
         return _directly_trusted(certificate, policy, at, purpose)
     known = tuple(other for other in (*extra, *policy.intermediates) if not read_problem(other))
     results = []
-    for result in _paths(certificate, policy, at, purpose, known):
-        if result.passed:
-            return result
-        results.append(result)
+    with policy.fetcher.budget() if policy.online else nullcontext():
+        for result in _paths(certificate, policy, at, purpose, known):
+            if result.passed:
+                return result
+            results.append(result)
     if not results:
         detail = f"no path from issuer {certificate.issuer.rfc4514_string()!r} to a trust anchor"
         return _undecided(SubIndication.NO_CERTIFICATE_CHAIN_FOUND, detail)

@@ -83,7 +83,8 @@ class TrustPolicy:
     HTTP, from public hosts and `allowed_hosts`. `minimum_rsa_bits` holds for every key in the chain. `timestamp_anchors`: whom
     to trust for time stamps, the same anchors when None. `revocation_grace`: how long past nextUpdate revocation data may be
     used, with a warning. `require_revocation`: a certificate that nothing is known about does not pass with a warning but is
-    INDETERMINATE/TRY_LATER. `certificate_policies`: which certificate policies the path must hold for.
+    INDETERMINATE/TRY_LATER. `certificate_policies`: which certificate policies the path must hold for. `cache_folder`: where
+    fetched revocation data is kept between processes (`trust.cache`); in memory only when None.
     """
 
     anchors: tuple[x509.Certificate, ...]
@@ -97,6 +98,7 @@ class TrustPolicy:
     revocation_grace: timedelta = timedelta(0)
     require_revocation: bool = False
     certificate_policies: CertificatePolicies = CertificatePolicies()
+    cache_folder: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.anchors:
@@ -112,6 +114,7 @@ class TrustPolicy:
         online: bool = False,
         timestamp_trust: Iterable[Path] | None = None,
         allowed_hosts: Iterable[str] = (),
+        cache_folder: Path | None = None,
     ) -> TrustPolicy:
         """Read a policy from PEM or DER files, or folders of them. Raises ConfigError for a missing, empty or unreadable one."""
         from securepacs.trust.files import load_certificates, load_crls
@@ -123,20 +126,25 @@ class TrustPolicy:
             online=online,
             timestamp_anchors=None if timestamp_trust is None else load_certificates(timestamp_trust, key="timestamp_trust"),
             allowed_hosts=frozenset(host.lower() for host in allowed_hosts),
+            cache_folder=cache_folder,
         )
 
     @cached_property
     def fetcher(self) -> Fetcher:
         """The HTTP client of this policy, with its memory of recent answers; used only when `online`."""
+        from securepacs.trust.cache import DiskCache
         from securepacs.trust.fetch import Fetcher
 
-        return Fetcher(allowed_hosts=self.allowed_hosts)
+        return Fetcher(allowed_hosts=self.allowed_hosts, cache=DiskCache(self.cache_folder) if self.cache_folder else None)
 
     def for_timestamps(self) -> TrustPolicy:
         """Return the same policy with the time stamp anchors in place of the anchors."""
-        if self.timestamp_anchors is None:
-            return self
-        return replace(self, anchors=self.timestamp_anchors, timestamp_anchors=None)
+        return self if self.timestamp_anchors is None else self._timestamp_policy
+
+    @cached_property
+    def _timestamp_policy(self) -> TrustPolicy:
+        """Made once, so that it remembers what it fetched."""
+        return replace(self, anchors=self.timestamp_anchors or self.anchors, timestamp_anchors=None)
 
 
 @dataclass(frozen=True)
