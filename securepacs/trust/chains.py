@@ -225,7 +225,7 @@ def special_crl_status(
         try:
             run(verify_crl(certificate, path, context))
         except RevokedError as error:
-            return RevocationStatus(Outcome.REVOKED, "on the CRL", error.revocation_dt, error.reason.native)
+            return RevocationStatus(Outcome.REVOKED, "on the CRL", error.revocation_dt, x509.ReasonFlags[error.reason.native].value)
         except CRLNoMatchesError:
             return NOT_CONCERNED
         except CRLValidationIndeterminateError as error:

@@ -8,6 +8,7 @@ and indirect CRLs, CRL signers with a key of their own) goes to that library.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
@@ -37,7 +38,7 @@ def crl_status(
     """
     certificate, issuer = chain[position], chain[position + 1]
     plain = [crl for crl in crls if _is_plain_for(crl, issuer)]
-    answers = [_plain_status(crl, certificate, issuer, at) for crl in plain]
+    answers = [replace(_plain_status(crl, certificate, issuer, at), data=(crl,)) for crl in plain]
     best = weightiest(answers)
     special = [crl for crl in crls if crl not in plain and _may_concern(crl, issuer)]
     on_hold = best.outcome is Outcome.REVOKED and best.reason == ON_HOLD
@@ -49,6 +50,7 @@ def crl_status(
     answer = special_crl_status(chain, position, crls=[*special, *plain], others=signers, at=at, minimum_rsa_bits=minimum_rsa_bits)
     if on_hold and answer.outcome is Outcome.GOOD and any(_is_delta(crl) for crl in special):
         return answer  # a delta CRL took the certificate off hold (removeFromCRL, RFC 5280 5.2.4)
+    answer = replace(answer, data=(*special, *plain))
     if answer.outcome is Outcome.NOT_CONCERNED and any(crl.issuer == issuer.subject for crl in special):
         answer = RevocationStatus(Outcome.UNUSABLE, "no CRL at hand that the issuer's present key signed is complete")
     return weightiest([best, answer])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -27,6 +28,20 @@ if TYPE_CHECKING:
 _WEIGHT = {name: position for position, name in enumerate(SubIndication)}
 
 
+_recorders: ContextVar[tuple[list[PathResult], ...]] = ContextVar("recorders", default=())
+
+
+@contextmanager
+def recorded() -> Iterator[list[PathResult]]:
+    """Collect the result of every `validate` inside the block: what its verdicts rested on, for keeping as evidence."""
+    results: list[PathResult] = []
+    token = _recorders.set((*_recorders.get(), results))
+    try:
+        yield results
+    finally:
+        _recorders.reset(token)
+
+
 def validate(
     certificate: x509.Certificate,
     *,
@@ -43,6 +58,15 @@ def validate(
     """
     if at.tzinfo is None:
         raise UsageError("the moment of validation must carry a time zone")
+    result = _validate(certificate, policy, at, purpose, extra)
+    for results in _recorders.get():
+        results.append(result)
+    return result
+
+
+def _validate(
+    certificate: x509.Certificate, policy: TrustPolicy, at: datetime, purpose: Purpose, extra: Iterable[x509.Certificate]
+) -> PathResult:
     unreadable = read_problem(certificate)
     if unreadable:
         return _undecided(SubIndication.NO_CERTIFICATE_CHAIN_FOUND, f"the certificate cannot be read: {unreadable}")
@@ -115,6 +139,8 @@ def _judge(
             chain,
             revocation.warnings,
             revocation.revocation_time,
+            revocation.reason,
+            revocation.data,
         )
     if candidate.problem is not None:  # expired or not yet valid: revocation was looked at first because it weighs more
         result = _undecided(candidate.problem, candidate.detail, chain)
@@ -122,7 +148,9 @@ def _judge(
         result = _undecided(SubIndication.TRY_LATER, revocation.detail, chain)
     else:
         result = PathResult(Indication.TOTAL_PASSED, chain=chain)
-    return replace(result, warnings=revocation.warnings, revocation_time=revocation.revocation_time)
+    return replace(
+        result, warnings=revocation.warnings, revocation_time=revocation.revocation_time, revocation_data=revocation.data
+    )
 
 
 def _directly_trusted(certificate: x509.Certificate, policy: TrustPolicy, at: datetime, purpose: Purpose) -> PathResult:

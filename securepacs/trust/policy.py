@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 
 from securepacs.errors import UsageError
+from securepacs.trust.status import RevocationData
 
 if TYPE_CHECKING:
     from securepacs.trust.fetch import Fetcher
@@ -152,7 +153,8 @@ class PathResult:
     """The verdict about one certificate at one moment.
 
     `sub_indication` is empty for TOTAL-PASSED; `chain` runs from the certificate to the anchor, both included, as far as a path was
-    found; `revocation_time` is set when a certificate of the chain is revoked, also when that came after the moment asked about.
+    found; `revocation_time` is set when a certificate of the chain is revoked, also when that came after the moment asked about;
+    `revocation_reason` (RFC 5280 5.3.1) when that is the end entity. `revocation_data`: the CRLs and OCSP responses relied on.
     """
 
     indication: Indication
@@ -161,6 +163,8 @@ class PathResult:
     chain: tuple[x509.Certificate, ...] = ()
     warnings: tuple[str, ...] = ()
     revocation_time: datetime | None = None
+    revocation_reason: str = ""
+    revocation_data: tuple[RevocationData, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def passed(self) -> bool:

@@ -19,7 +19,7 @@ from securepacs.trust.crl import crl_status, weightiest
 from securepacs.trust.files import parse_certificates, parse_crls
 from securepacs.trust.ocsp import build_request, ocsp_status
 from securepacs.trust.policy import WARNING_REVOCATION_STALE, WARNING_REVOCATION_UNCHECKED, TrustPolicy
-from securepacs.trust.status import NOT_CONCERNED, Outcome, RevocationStatus
+from securepacs.trust.status import NOT_CONCERNED, Outcome, RevocationData, RevocationStatus
 
 DECIDED = (Outcome.GOOD, Outcome.REVOKED)
 
@@ -29,13 +29,18 @@ _MAX_ADDRESSES = 3
 
 @dataclass(frozen=True, slots=True)
 class ChainRevocation:
-    """The sum over a chain. `unanswered`: at least one required answer is missing. `revocation_time`: the earliest one known."""
+    """The sum over a chain. `unanswered`: at least one required answer is missing. `revocation_time`: the earliest one known.
+
+    `reason`: why the end entity is revoked, empty when it is a CA. `data`: the CRLs and OCSP responses that the sum rests on.
+    """
 
     revoked: bool = False
     unanswered: bool = False
     detail: str = ""
     revocation_time: datetime | None = None
     warnings: tuple[str, ...] = ()
+    reason: str = ""
+    data: tuple[RevocationData, ...] = ()
 
 
 def check_chain(
@@ -48,13 +53,16 @@ def check_chain(
     warnings: dict[str, None] = {}
     later: datetime | None = None
     missing = ""
+    data: list[RevocationData] = []
     for position, certificate in enumerate(chain[:-1]):
         status = _status(chain, position, policy, at, others)
+        data += [item for item in status.data if item not in data]
         name = "the certificate" if position == 0 else f"CA certificate {certificate.subject.rfc4514_string()!r}"
         if status.outcome is Outcome.REVOKED and status.revocation_time is not None:
             if status.revocation_time <= at:
                 detail = f"{name} was revoked at {status.revocation_time:%Y-%m-%d %H:%M:%S}Z ({status.reason})"
-                return ChainRevocation(True, False, detail, status.revocation_time, tuple(warnings))
+                reason = status.reason if position == 0 else ""
+                return ChainRevocation(True, False, detail, status.revocation_time, tuple(warnings), reason, tuple(data))
             later = min(later, status.revocation_time) if later else status.revocation_time
         elif status.outcome is Outcome.UNUSABLE:
             if status.stale_by is not None and status.stale_by <= policy.revocation_grace:
@@ -65,7 +73,7 @@ def check_chain(
             missing = missing or f"no revocation data about {name}"
         elif status.outcome is Outcome.NOT_CONCERNED:
             warnings[WARNING_REVOCATION_UNCHECKED] = None
-    return ChainRevocation(False, bool(missing), missing, later, tuple(warnings))
+    return ChainRevocation(False, bool(missing), missing, later, tuple(warnings), data=tuple(data))
 
 
 def missing_issuers(
@@ -107,7 +115,9 @@ def _status(
     chain: Sequence[x509.Certificate], position: int, policy: TrustPolicy, at: datetime, others: Sequence[x509.Certificate]
 ) -> RevocationStatus:
     certificate, issuer, least = chain[position], chain[position + 1], policy.minimum_rsa_bits
-    answers = [ocsp_status(raw, certificate, issuer, at=at, minimum_rsa_bits=least) for raw in policy.ocsp_responses]
+    answers = [
+        replace(ocsp_status(raw, certificate, issuer, at=at, minimum_rsa_bits=least), data=(raw,)) for raw in policy.ocsp_responses
+    ]
     answers.append(_crls(chain, position, policy.crls, policy, at, others))
     best = weightiest(answers)
     if best.outcome in DECIDED or not policy.online:
@@ -136,7 +146,9 @@ def _fetched_ocsp(certificate: x509.Certificate, issuer: x509.Certificate, polic
         policy,
         request,
         fetch=lambda url: policy.fetcher.post(url, request, content_type="application/ocsp-request"),
-        judge=lambda raw, _: ocsp_status(raw, certificate, issuer, at=at, minimum_rsa_bits=policy.minimum_rsa_bits),
+        judge=lambda raw, _: replace(
+            ocsp_status(raw, certificate, issuer, at=at, minimum_rsa_bits=policy.minimum_rsa_bits), data=(raw,)
+        ),
     )
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
+from typing import TypeAlias
+
+from cryptography import x509
+
+RevocationData: TypeAlias = "x509.CertificateRevocationList | bytes"
 
 
 class Outcome(Enum):
@@ -20,7 +25,7 @@ class Outcome(Enum):
 class RevocationStatus:
     """One answer. `stale_by` is set when only age makes a GOOD answer UNUSABLE; `reason` is the name of RFC 5280 5.3.1.
 
-    `valid_until`: when the next answer is due, if the data say so.
+    `valid_until`: when the next answer is due, if the data say so. `data`: the CRLs or the OCSP response (DER) that say it.
     """
 
     outcome: Outcome
@@ -29,6 +34,7 @@ class RevocationStatus:
     reason: str = ""
     stale_by: timedelta | None = None
     valid_until: datetime | None = None
+    data: tuple[RevocationData, ...] = ()
 
 
 NOT_CONCERNED = RevocationStatus(Outcome.NOT_CONCERNED)

@@ -17,6 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from securepacs.errors import UsageError
 from securepacs.trust import Indication, PathResult, Purpose, SubIndication, TrustPolicy, validate
+from securepacs.trust.path import recorded
 from securepacs.trust.policy import WARNING_REVOCATION_STALE, WARNING_REVOCATION_UNCHECKED, CertificatePolicies
 from tests.support.pki import Party, cached_key, make_crl, make_ocsp, make_party, usage, weakly_signed
 
@@ -409,3 +410,16 @@ def test_required_revocation_data_that_nobody_has(sound: Hierarchy) -> None:
 def test_certificate_policies_that_nobody_accepts_are_a_programming_error() -> None:
     with pytest.raises(UsageError, match="no certificate policy"):
         CertificatePolicies(acceptable=frozenset())
+
+
+def test_results_tell_what_they_rest_on_and_can_be_recorded(sound: Hierarchy) -> None:
+    crls = (make_crl(sound.issuing, now=NOW), make_crl(sound.root, now=NOW))
+    with recorded() as outer:
+        with recorded() as inner:
+            first = sound.validate(crls=crls)
+        raw = make_ocsp(sound.leaf.certificate, sound.issuing, now=NOW)
+        second = sound.validate(ocsp_responses=(raw,))
+    sound.validate()
+    assert first.revocation_data == crls
+    assert second.revocation_data == (raw,)
+    assert ([id(result) for result in inner], len(outer)) == ([id(first)], 2)
