@@ -11,7 +11,10 @@ from securepacs.errors import ConfigError, UsageError
 
 
 def files_in(paths: Iterable[Path]) -> list[Path]:
-    """Return the files that the arguments name, in their order; a folder stands for all files below it, sorted."""
+    """Return the files that the arguments name, in their order; a folder stands for all files below it, sorted.
+
+    Evidence that stands beside a signed file goes with that file and is none to work on, unless it is named itself.
+    """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -26,10 +29,12 @@ def files_in(paths: Iterable[Path]) -> list[Path]:
 
 
 def _below(folder: Path) -> list[Path]:
+    from securepacs.signatures.evidence import SUFFIX
+
     files: list[Path] = []
     for parent, folders, names in os.walk(folder):
         folders.sort()
-        files += [Path(parent, name) for name in sorted(names)]
+        files += [Path(parent, name) for name in sorted(names) if not name.endswith(SUFFIX)]
     return files
 
 

@@ -114,7 +114,10 @@ def verify_timestamp(
     TimestampResult when only step 6 failed, else None. MD5 and SHA-1 imprints need `allow_weak_hash`.
     """
     helpers = (*certificates, *policy.intermediates)
-    signed = verify(token, certificates=helpers)
+    try:
+        signed = verify(token, certificates=helpers)
+    except UsageError as error:  # it holds no content: for a message in general that may be meant, for a token never
+        raise MalformedError("the token does not hold a TSTInfo", standard="RFC 3161 2.4.2") from error
     if signed.content_type != ID_CT_TST_INFO:
         raise MalformedError("the token does not hold a TSTInfo", standard="RFC 3161 2.4.2")
     if len(signed.signers) != 1:

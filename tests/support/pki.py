@@ -218,6 +218,13 @@ def make_ocsp(
     return response.public_bytes(serialization.Encoding.DER)
 
 
+def of_version(certificate: x509.Certificate, version: int) -> bytes:
+    """Return the DER of a version 3 certificate that says it is of another version (0 stands for 1)."""
+    raw = certificate.public_bytes(serialization.Encoding.DER)
+    assert raw.count(b"\xa0\x03\x02\x01\x02", 0, 24) == 1
+    return raw.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01" + bytes([version]), 1)
+
+
 def weakly_signed(party: Party, issuer: Party, algorithm: hashes.HashAlgorithm) -> Party:
     """Sign the certificate of `party` again with a hash that pyca refuses to put into new certificates (elliptic curve issuers)."""
     from asn1crypto import x509 as asn1_x509

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from asn1crypto import cms, core, tsp
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from securepacs.cms.signed import Signer, sign
@@ -26,7 +27,7 @@ from securepacs.trust.timestamp import (
     verify_timestamp,
 )
 from tests.support.http import ScriptedServer, body
-from tests.support.pki import Party, TestPki, make_crl, make_party, make_pki, pem_of, usage
+from tests.support.pki import Party, TestPki, make_crl, make_party, make_pki, of_version, pem_of, usage
 from tests.support.programs import require
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -81,6 +82,23 @@ def test_flipped_bits_are_noticed(pki: TestPki, authority: TimestampAuthority) -
         damaged[offset] ^= 1
         with pytest.raises((IntegrityFailure, MalformedError)):
             verify_timestamp(bytes(damaged), DATA, policy=pki.policy(), at=NOW)
+
+
+def test_token_without_content(pki: TestPki, authority: TimestampAuthority) -> None:
+    token = cms.ContentInfo.load(stamp(authority))
+    token["content"]["encap_content_info"] = {"content_type": ID_CT_TST_INFO}
+    with pytest.raises(MalformedError, match="TSTInfo"):
+        verify_timestamp(token.dump(force=True), DATA, policy=pki.policy(), at=NOW)
+
+
+def test_token_with_a_certificate_of_unknown_version(pki: TestPki) -> None:
+    """The parser's error for it is no ValueError."""
+    tsa = pki.credential(CertificateProfile.TIMESTAMP_AUTHORITY, "TSA", key_kind="p256")
+    token = stamp(TimestampAuthority(tsa))
+    raw = tsa.certificate.public_bytes(Encoding.DER)
+    assert raw in token
+    with pytest.raises(MalformedError):
+        verify_timestamp(token.replace(raw, of_version(tsa.certificate, 1)), DATA, policy=pki.policy(), at=NOW)
 
 
 def test_untrusted_authority_is_reported_with_the_result(pki: TestPki, authority: TimestampAuthority) -> None:
