@@ -7,11 +7,14 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
-from securepacs.errors import UsageError
+from securepacs.errors import ConfigError, UsageError
 
 
 def files_in(paths: Iterable[Path]) -> list[Path]:
-    """Return the files that the arguments name, in their order; a folder stands for all files below it, sorted."""
+    """Return the files that the arguments name, in their order; a folder stands for all files below it, sorted.
+
+    Evidence that stands beside a signed file goes with that file and is none to work on, unless it is named itself.
+    """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -26,10 +29,12 @@ def files_in(paths: Iterable[Path]) -> list[Path]:
 
 
 def _below(folder: Path) -> list[Path]:
+    from securepacs.signatures.evidence import SUFFIX
+
     files: list[Path] = []
     for parent, folders, names in os.walk(folder):
         folders.sort()
-        files += [Path(parent, name) for name in sorted(names)]
+        files += [Path(parent, name) for name in sorted(names) if not name.endswith(SUFFIX)]
     return files
 
 
@@ -60,6 +65,18 @@ def outputs_for(arguments: Iterable[Path], output: Path | None, *, in_place: boo
             raise UsageError(f"two inputs would be written to {destination}")
         seen.add(place)
     return pairs
+
+
+def cache_folder() -> Path | None:
+    """Return where fetched revocation data is kept between runs (XDG base directories), None where nothing can be kept."""
+    from securepacs.trust.cache import DiskCache
+
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        folder = (base if base.is_absolute() else Path.home() / ".cache") / "securepacs" / "revocation"
+        return DiskCache(folder).folder
+    except (ConfigError, RuntimeError):  # no home, a read-only one, or somebody else's
+        return None
 
 
 def parse_moment(text: str) -> datetime:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from securepacs.cli import output
-from securepacs.cli.paths import files_in, parse_moment, printable
+from securepacs.cli.paths import cache_folder, files_in, parse_moment, printable
 from securepacs.errors import MalformedError, SecurePacsError, UsageError
 
 if TYPE_CHECKING:
@@ -36,13 +36,21 @@ class Question:
     bit_exact: bool
     allow_weak_hash: bool
     trust_signing_time: bool
+    allowed_hosts: tuple[str, ...] = ()
 
     def verifier(self) -> Verifier:
         """Read the certificates and build the verifier. ConfigError when there is nobody to trust."""
         from securepacs.signatures.verify import Verifier
         from securepacs.trust import TrustPolicy
 
-        policy = TrustPolicy.from_files(self.trust, intermediates=self.intermediates, crls=self.crls, online=self.online)
+        policy = TrustPolicy.from_files(
+            self.trust,
+            intermediates=self.intermediates,
+            crls=self.crls,
+            online=self.online,
+            allowed_hosts=self.allowed_hosts,
+            cache_folder=cache_folder() if self.online else None,
+        )
         return Verifier(policy, self.at, self.require, self.bit_exact, self.allow_weak_hash, self.trust_signing_time)
 
 
@@ -74,6 +82,9 @@ def verify(
     online: Annotated[
         bool, typer.Option("--online/--offline", help="Ask the revocation services that certificates name, or do not.")
     ] = True,
+    allow_host: Annotated[
+        list[str] | None, typer.Option("--allow-host", metavar="HOST", help="Ask this host although it is not public; repeatable.")
+    ] = None,
     at: Annotated[str | None, typer.Option("--at", metavar="RFC3339", help="Judge as of this moment.")] = None,
     require: Annotated[
         list[str] | None, typer.Option("--require", help="creator|authorization|sr: fail without such a signature; repeatable.")
@@ -100,6 +111,7 @@ def verify(
         bit_exact=bit_exact,
         allow_weak_hash=allow_weak_hash,
         trust_signing_time=trust_signing_time,
+        allowed_hosts=tuple(allow_host or ()),
     )
     verifier = question.verifier()  # mistakes show before the work starts
     files = files_in(paths)

@@ -184,7 +184,10 @@ def _certificates(structure: SignedDataStructure) -> tuple[x509.Certificate, ...
     field = structure["certificates"]
     if isinstance(field, core.Void):
         return ()
-    return tuple(x509.load_der_x509_certificate(choice.chosen.dump()) for choice in field if choice.name == "certificate")
+    try:
+        return tuple(x509.load_der_x509_certificate(choice.chosen.dump()) for choice in field if choice.name == "certificate")
+    except x509.InvalidVersion as error:  # the one error of the parser that is no ValueError
+        raise ValueError("a certificate of unknown version") from error
 
 
 def _read_signer(info: cms.SignerInfo) -> _SignerInfo:

@@ -248,7 +248,7 @@ class Judgement:
         path = self.rules.path(certificate, moment)
         self.warnings += path.warnings
         revoked = path.revocation_time
-        if revoked is not None and (self.stamped is None or self.stamped >= revoked):
+        if revoked is not None and revoked <= now and (self.stamped is None or self.stamped >= revoked):
             self._fail(TOTAL_FAILED, "REVOKED", path.detail or "the certificate was revoked")
         elif path.indication is not Indication.TOTAL_PASSED:
             self._fail(str(path.indication), str(path.sub_indication), path.detail)

@@ -298,7 +298,7 @@ def _certificates(session: Any) -> Iterator[tuple[str, bytes, x509.Certificate]]
         value = _attribute(stored, Attribute.VALUE)
         try:
             certificate = x509.load_der_x509_certificate(value or b"")
-        except ValueError:
+        except (ValueError, x509.InvalidVersion):
             continue  # attribute certificates and leftovers are of no use here
         yield _attribute(stored, Attribute.LABEL) or "", _attribute(stored, Attribute.ID) or b"", certificate
 

@@ -59,7 +59,7 @@ def load_certificates(path: Path) -> list[x509.Certificate]:
     raw = _read(path)
     try:
         found = x509.load_pem_x509_certificates(raw) if b"-----BEGIN" in raw else [x509.load_der_x509_certificate(raw)]
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise ConfigError(f"{path} holds no certificate that can be read", key="cert", standard="RFC 7468") from None
     return found
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+from asn1crypto import core
 from asn1crypto import x509 as asn1_x509
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -40,13 +41,14 @@ from pyhanko_certvalidator.revinfo.validate_crl import verify_crl
 from pyhanko_certvalidator.util import CancelableAsyncIterator
 from pyhanko_certvalidator.validate import async_validate_path
 
-from securepacs.trust.policy import SubIndication
+from securepacs.trust.policy import ANY_POLICY, CertificatePolicies, SubIndication
 from securepacs.trust.status import NOT_CONCERNED, Outcome, RevocationStatus
 
 T = TypeVar("T")
 
 MAX_PATHS = 8  # cross-certified hierarchies have a few; more than this is an attempt to make us work
 _ANY_LENGTH = 255
+_ANY_POLICIES = CertificatePolicies()
 _UNCHECKED = RevocationCheckingPolicy(RevocationCheckingRule.NO_CHECK, RevocationCheckingRule.NO_CHECK)
 _BY_THE_BOOK = CertRevTrustPolicy(_UNCHECKED, retroactive_revinfo=True)
 _ANY_AGE = CertRevTrustPolicy(
@@ -100,6 +102,7 @@ def candidates(
     others: Iterable[x509.Certificate],
     at: datetime,
     minimum_rsa_bits: int,
+    policies: CertificatePolicies = _ANY_POLICIES,
 ) -> Iterator[Candidate]:
     """Yield the paths to the anchors, each judged as of `at`; nothing when none can be built. Revocation is not looked at.
 
@@ -119,7 +122,7 @@ def candidates(
             path = run(_next(paths))
         except (StopAsyncIteration, PathBuildingError):
             return
-        yield _judge(context, path)
+        yield _judge(context, path, policies)
 
 
 async def _next(paths: CancelableAsyncIterator[ValidationPath]) -> ValidationPath:
@@ -130,10 +133,10 @@ def _strength(minimum_rsa_bits: int) -> DisallowWeakAlgorithmsPolicy:
     return DisallowWeakAlgorithmsPolicy(rsa_key_size_threshold=minimum_rsa_bits)  # type: ignore[no-untyped-call]
 
 
-def _judge(context: ValidationContext, path: ValidationPath) -> Candidate:
+def _judge(context: ValidationContext, path: ValidationPath, policies: CertificatePolicies) -> Candidate:
     chain = tuple(x509.load_der_x509_certificate(link.dump()) for link in reversed(list(path.iter_certs(include_root=True))))
     try:
-        run(async_validate_path(context, path))
+        run(async_validate_path(context, path, parameters=_inputs(policies)))
     except (ExpiredError, NotYetValidError) as error:
         return Candidate(chain, SubIndication.OUT_OF_BOUNDS_NO_POE, str(error), leaf_out_of_bounds=error.is_ee_cert)
     except DisallowedAlgorithmError as error:
@@ -143,6 +146,15 @@ def _judge(context: ValidationContext, path: ValidationPath) -> Candidate:
         kind = SubIndication.NO_CERTIFICATE_CHAIN_FOUND if signature else SubIndication.CHAIN_CONSTRAINTS_FAILURE
         return Candidate(chain, kind, str(error))
     return Candidate(chain)
+
+
+def _inputs(policies: CertificatePolicies) -> PKIXValidationParams:
+    return PKIXValidationParams(
+        user_initial_policy_set=frozenset("any_policy" if oid == ANY_POLICY else oid for oid in policies.acceptable),
+        initial_explicit_policy=policies.explicit,
+        initial_policy_mapping_inhibit=policies.inhibit_mapping,
+        initial_any_policy_inhibit=policies.inhibit_any,
+    )
 
 
 def _anchor(certificate: x509.Certificate) -> CertTrustAnchor:
@@ -167,8 +179,21 @@ def _anchor(certificate: x509.Certificate) -> CertTrustAnchor:
     )
 
 
+class _TbsCertificate(asn1_x509.TbsCertificate):  # type: ignore[misc]
+    """RFC 5280 4.1.2; asn1crypto's own writes unique identifiers without their unused bits, which breaks the signature."""
+
+    _fields = [  # noqa: RUF012 - asn1crypto's declaration style
+        (name, core.BitString if name.endswith("_unique_id") else kind, *rest)
+        for name, kind, *rest in asn1_x509.TbsCertificate._fields
+    ]
+
+
+class _Certificate(asn1_x509.Certificate):  # type: ignore[misc]
+    _fields = [("tbs_certificate", _TbsCertificate), *asn1_x509.Certificate._fields[1:]]  # noqa: RUF012
+
+
 def _asn1(certificate: x509.Certificate) -> asn1_x509.Certificate:
-    return asn1_x509.Certificate.load(certificate.public_bytes(Encoding.DER))
+    return _Certificate.load(certificate.public_bytes(Encoding.DER))
 
 
 def special_crl_status(
@@ -182,7 +207,8 @@ def special_crl_status(
 ) -> RevocationStatus:
     """Ask the library what CRLs of any kind say about `chain[position]` (RFC 5280 6.3.3): scopes, deltas, indirect CRLs.
 
-    First by the book; when the only trouble is age, once more regardless of age, because what is revoked stays revoked.
+    `others` may sign CRLs too; that none of them is revoked is the caller's concern. First by the book; when the only trouble is
+    age, once more regardless of age, because what is revoked stays revoked.
     """
     certificate = _asn1(chain[position])
     path = ValidationPath(_anchor(chain[-1]), [_asn1(link) for link in reversed(chain[position + 1 : -1])], certificate)
@@ -199,7 +225,7 @@ def special_crl_status(
         try:
             run(verify_crl(certificate, path, context))
         except RevokedError as error:
-            return RevocationStatus(Outcome.REVOKED, "on the CRL", error.revocation_dt, error.reason.native)
+            return RevocationStatus(Outcome.REVOKED, "on the CRL", error.revocation_dt, x509.ReasonFlags[error.reason.native].value)
         except CRLNoMatchesError:
             return NOT_CONCERNED
         except CRLValidationIndeterminateError as error:

@@ -8,6 +8,7 @@ and indirect CRLs, CRL signers with a key of their own) goes to that library.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from securepacs.trust.status import NOT_CONCERNED, Outcome, RevocationStatus, aged
 
 _SPECIAL = (x509.IssuingDistributionPoint, x509.DeltaCRLIndicator)
+ON_HOLD = x509.ReasonFlags.certificate_hold.value  # the only reason that can be taken back (RFC 5280 5.3.1)
 _UNDATED_LIFETIME = timedelta(minutes=30)
 
 
@@ -36,14 +38,19 @@ def crl_status(
     """
     certificate, issuer = chain[position], chain[position + 1]
     plain = [crl for crl in crls if _is_plain_for(crl, issuer)]
-    answers = [_plain_status(crl, certificate, issuer, at) for crl in plain]
+    answers = [replace(_plain_status(crl, certificate, issuer, at), data=(crl,)) for crl in plain]
     best = weightiest(answers)
     special = [crl for crl in crls if crl not in plain and _may_concern(crl, issuer)]
-    if best.outcome is Outcome.REVOKED or not special:
+    on_hold = best.outcome is Outcome.REVOKED and best.reason == ON_HOLD
+    if not special or (best.outcome is Outcome.REVOKED and not on_hold):
         return best
     from securepacs.trust.chains import special_crl_status
 
-    answer = special_crl_status(chain, position, crls=[*special, *plain], others=others, at=at, minimum_rsa_bits=minimum_rsa_bits)
+    signers = [other for other in others if not _is_revoked_signer(other, [*special, *plain], crls, (*chain, *others), at)]
+    answer = special_crl_status(chain, position, crls=[*special, *plain], others=signers, at=at, minimum_rsa_bits=minimum_rsa_bits)
+    if on_hold and answer.outcome is Outcome.GOOD and any(_is_delta(crl) for crl in special):
+        return answer  # a delta CRL took the certificate off hold (removeFromCRL, RFC 5280 5.2.4)
+    answer = replace(answer, data=(*special, *plain))
     if answer.outcome is Outcome.NOT_CONCERNED and any(crl.issuer == issuer.subject for crl in special):
         answer = RevocationStatus(Outcome.UNUSABLE, "no CRL at hand that the issuer's present key signed is complete")
     return weightiest([best, answer])
@@ -93,12 +100,46 @@ def _may_concern(crl: x509.CertificateRevocationList, issuer: x509.Certificate) 
         return False
 
 
+def _is_delta(crl: x509.CertificateRevocationList) -> bool:
+    try:
+        crl.extensions.get_extension_for_class(x509.DeltaCRLIndicator)
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+    return True
+
+
+def _is_revoked_signer(
+    other: x509.Certificate,
+    concerned: Sequence[x509.CertificateRevocationList],
+    crls: Sequence[x509.CertificateRevocationList],
+    known: Sequence[x509.Certificate],
+    at: datetime,
+) -> bool:
+    """Whether `other` might sign one of the CRLs `concerned`, but is revoked itself: validate_path is not asked that."""
+    if not any(crl.issuer == other.subject for crl in concerned):
+        return False
+    return any(
+        _plain_status(crl, other, issuer, at).outcome is Outcome.REVOKED
+        for issuer in known
+        if issuer.subject == other.issuer
+        for crl in crls
+        if _is_plain_for(crl, issuer)
+    )
+
+
+def _entry(crl: x509.CertificateRevocationList, serial_number: int) -> x509.RevokedCertificate | None:
+    """Find a serial number on the CRL; pyca's own search raises for negative ones, which exist although RFC 5280 forbids them."""
+    if serial_number >= 0:
+        return crl.get_revoked_certificate_by_serial_number(serial_number)
+    return next((entry for entry in crl if entry.serial_number == serial_number), None)
+
+
 def _plain_status(
     crl: x509.CertificateRevocationList, certificate: x509.Certificate, issuer: x509.Certificate, at: datetime
 ) -> RevocationStatus:
     if not _signed_by(crl, issuer):
         return RevocationStatus(Outcome.UNUSABLE, "the signature of the CRL is wrong or too weak, or its issuer may not sign CRLs")
-    entry = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
+    entry = _entry(crl, certificate.serial_number)
     if entry is not None:
         try:
             reason = entry.extensions.get_extension_for_class(x509.CRLReason).value.reason.value

@@ -110,7 +110,7 @@ def _holds(data: bytes, parse: object) -> bool:
 def _parse(load: Callable[[bytes], T], data: bytes, name: str, key: str, wanted: str) -> T:
     try:
         return load(data)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, x509.InvalidVersion) as error:
         raise ConfigError(f"{name}: not {wanted}, but {_describe(data)}", key=key) from error
 
 

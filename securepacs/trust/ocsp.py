@@ -53,7 +53,7 @@ def ocsp_status(
 def _judge(single: ocsp.OCSPSingleResponse, at: datetime) -> RevocationStatus:
     if single.certificate_status is ocsp.OCSPCertStatus.REVOKED:
         reason = single.revocation_reason.value if single.revocation_reason else x509.ReasonFlags.unspecified.value
-        return RevocationStatus(Outcome.REVOKED, "by OCSP", single.revocation_time_utc, reason)
+        return RevocationStatus(Outcome.REVOKED, "by OCSP", single.revocation_time_utc, reason, valid_until=single.next_update_utc)
     if single.certificate_status is ocsp.OCSPCertStatus.UNKNOWN:
         return RevocationStatus(Outcome.UNUSABLE, "the OCSP responder does not know the certificate")
     next_update = single.next_update_utc or single.this_update_utc + _UNDATED_LIFETIME

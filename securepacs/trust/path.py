@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -26,6 +28,20 @@ if TYPE_CHECKING:
 _WEIGHT = {name: position for position, name in enumerate(SubIndication)}
 
 
+_recorders: ContextVar[tuple[list[PathResult], ...]] = ContextVar("recorders", default=())
+
+
+@contextmanager
+def recorded() -> Iterator[list[PathResult]]:
+    """Collect the result of every `validate` inside the block: what its verdicts rested on, for keeping as evidence."""
+    results: list[PathResult] = []
+    token = _recorders.set((*_recorders.get(), results))
+    try:
+        yield results
+    finally:
+        _recorders.reset(token)
+
+
 def validate(
     certificate: x509.Certificate,
     *,
@@ -42,6 +58,15 @@ def validate(
     """
     if at.tzinfo is None:
         raise UsageError("the moment of validation must carry a time zone")
+    result = _validate(certificate, policy, at, purpose, extra)
+    for results in _recorders.get():
+        results.append(result)
+    return result
+
+
+def _validate(
+    certificate: x509.Certificate, policy: TrustPolicy, at: datetime, purpose: Purpose, extra: Iterable[x509.Certificate]
+) -> PathResult:
     unreadable = read_problem(certificate)
     if unreadable:
         return _undecided(SubIndication.NO_CERTIFICATE_CHAIN_FOUND, f"the certificate cannot be read: {unreadable}")
@@ -49,10 +74,11 @@ def validate(
         return _directly_trusted(certificate, policy, at, purpose)
     known = tuple(other for other in (*extra, *policy.intermediates) if not read_problem(other))
     results = []
-    for result in _paths(certificate, policy, at, purpose, known):
-        if result.passed:
-            return result
-        results.append(result)
+    with policy.fetcher.budget() if policy.online else nullcontext():
+        for result in _paths(certificate, policy, at, purpose, known):
+            if result.passed:
+                return result
+            results.append(result)
     if not results:
         detail = f"no path from issuer {certificate.issuer.rfc4514_string()!r} to a trust anchor"
         return _undecided(SubIndication.NO_CERTIFICATE_CHAIN_FOUND, detail)
@@ -62,22 +88,32 @@ def validate(
 def _paths(
     certificate: x509.Certificate, policy: TrustPolicy, at: datetime, purpose: Purpose, others: tuple[x509.Certificate, ...]
 ) -> Iterator[PathResult]:
-    from securepacs.trust.chains import candidates  # the validator is heavy to import
     from securepacs.trust.revocation import missing_issuers
 
     found = False
-    for candidate in candidates(
-        certificate, anchors=policy.anchors, others=others, at=at, minimum_rsa_bits=policy.minimum_rsa_bits
-    ):
+    for candidate in _candidates(certificate, policy, at, others):
         found = True
         yield _judge(candidate, policy, at, purpose, others)
     if found or not policy.online:
         return
     others = (*others, *missing_issuers(certificate, policy, others))
-    for candidate in candidates(
-        certificate, anchors=policy.anchors, others=others, at=at, minimum_rsa_bits=policy.minimum_rsa_bits
-    ):
+    for candidate in _candidates(certificate, policy, at, others):
         yield _judge(candidate, policy, at, purpose, others)
+
+
+def _candidates(
+    certificate: x509.Certificate, policy: TrustPolicy, at: datetime, others: tuple[x509.Certificate, ...]
+) -> Iterator[Candidate]:
+    from securepacs.trust.chains import candidates  # the validator is heavy to import
+
+    return candidates(
+        certificate,
+        anchors=policy.anchors,
+        others=others,
+        at=at,
+        minimum_rsa_bits=policy.minimum_rsa_bits,
+        policies=policy.certificate_policies,
+    )
 
 
 def _judge(
@@ -103,6 +139,8 @@ def _judge(
             chain,
             revocation.warnings,
             revocation.revocation_time,
+            revocation.reason,
+            revocation.data,
         )
     if candidate.problem is not None:  # expired or not yet valid: revocation was looked at first because it weighs more
         result = _undecided(candidate.problem, candidate.detail, chain)
@@ -110,7 +148,9 @@ def _judge(
         result = _undecided(SubIndication.TRY_LATER, revocation.detail, chain)
     else:
         result = PathResult(Indication.TOTAL_PASSED, chain=chain)
-    return replace(result, warnings=revocation.warnings, revocation_time=revocation.revocation_time)
+    return replace(
+        result, warnings=revocation.warnings, revocation_time=revocation.revocation_time, revocation_data=revocation.data
+    )
 
 
 def _directly_trusted(certificate: x509.Certificate, policy: TrustPolicy, at: datetime, purpose: Purpose) -> PathResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 
 from securepacs.errors import UsageError
+from securepacs.trust.status import RevocationData
 
 if TYPE_CHECKING:
     from securepacs.trust.fetch import Fetcher
@@ -52,6 +53,27 @@ WARNING_REVOCATION_UNCHECKED = "revocation-unchecked"  # at least one certificat
 WARNING_REVOCATION_STALE = "revocation-stale"  # data past its nextUpdate was accepted within TrustPolicy.revocation_grace
 
 
+ANY_POLICY = "2.5.29.32.0"
+
+
+@dataclass(frozen=True, slots=True)
+class CertificatePolicies:
+    """Which certificate policies a path must be valid for: the inputs (c) to (g) of RFC 5280 6.1.1.
+
+    `acceptable`: dotted OIDs in the policy domain of the anchor, any by default; with `explicit` one of them must hold for the
+    whole path. `inhibit_mapping`, `inhibit_any`: do not follow policyMappings, do not count anyPolicy.
+    """
+
+    acceptable: frozenset[str] = frozenset({ANY_POLICY})
+    explicit: bool = False
+    inhibit_mapping: bool = False
+    inhibit_any: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.acceptable:
+            raise UsageError("no certificate policy is acceptable, so no certificate is", hint="name one, or leave it out")
+
+
 @dataclass(frozen=True)
 class TrustPolicy:
     """What a relying party trusts and how strictly it asks.
@@ -61,7 +83,9 @@ class TrustPolicy:
     certificate whose issuer has a CRL here must be covered by it. `online`: fetch what the certificates declare (AIA, CDP) over
     HTTP, from public hosts and `allowed_hosts`. `minimum_rsa_bits` holds for every key in the chain. `timestamp_anchors`: whom
     to trust for time stamps, the same anchors when None. `revocation_grace`: how long past nextUpdate revocation data may be
-    used, with a warning.
+    used, with a warning. `require_revocation`: a certificate that nothing is known about does not pass with a warning but is
+    INDETERMINATE/TRY_LATER. `certificate_policies`: which certificate policies the path must hold for. `cache_folder`: where
+    fetched revocation data is kept between processes (`trust.cache`); in memory only when None.
     """
 
     anchors: tuple[x509.Certificate, ...]
@@ -73,6 +97,9 @@ class TrustPolicy:
     timestamp_anchors: tuple[x509.Certificate, ...] | None = None
     allowed_hosts: frozenset[str] = frozenset()
     revocation_grace: timedelta = timedelta(0)
+    require_revocation: bool = False
+    certificate_policies: CertificatePolicies = CertificatePolicies()
+    cache_folder: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.anchors:
@@ -88,6 +115,7 @@ class TrustPolicy:
         online: bool = False,
         timestamp_trust: Iterable[Path] | None = None,
         allowed_hosts: Iterable[str] = (),
+        cache_folder: Path | None = None,
     ) -> TrustPolicy:
         """Read a policy from PEM or DER files, or folders of them. Raises ConfigError for a missing, empty or unreadable one."""
         from securepacs.trust.files import load_certificates, load_crls
@@ -99,20 +127,25 @@ class TrustPolicy:
             online=online,
             timestamp_anchors=None if timestamp_trust is None else load_certificates(timestamp_trust, key="timestamp_trust"),
             allowed_hosts=frozenset(host.lower() for host in allowed_hosts),
+            cache_folder=cache_folder,
         )
 
     @cached_property
     def fetcher(self) -> Fetcher:
         """The HTTP client of this policy, with its memory of recent answers; used only when `online`."""
+        from securepacs.trust.cache import DiskCache
         from securepacs.trust.fetch import Fetcher
 
-        return Fetcher(allowed_hosts=self.allowed_hosts)
+        return Fetcher(allowed_hosts=self.allowed_hosts, cache=DiskCache(self.cache_folder) if self.cache_folder else None)
 
     def for_timestamps(self) -> TrustPolicy:
         """Return the same policy with the time stamp anchors in place of the anchors."""
-        if self.timestamp_anchors is None:
-            return self
-        return replace(self, anchors=self.timestamp_anchors, timestamp_anchors=None)
+        return self if self.timestamp_anchors is None else self._timestamp_policy
+
+    @cached_property
+    def _timestamp_policy(self) -> TrustPolicy:
+        """Made once, so that it remembers what it fetched."""
+        return replace(self, anchors=self.timestamp_anchors or self.anchors, timestamp_anchors=None)
 
 
 @dataclass(frozen=True)
@@ -120,7 +153,8 @@ class PathResult:
     """The verdict about one certificate at one moment.
 
     `sub_indication` is empty for TOTAL-PASSED; `chain` runs from the certificate to the anchor, both included, as far as a path was
-    found; `revocation_time` is set when a certificate of the chain is revoked, also when that came after the moment asked about.
+    found; `revocation_time` is set when a certificate of the chain is revoked, also when that came after the moment asked about;
+    `revocation_reason` (RFC 5280 5.3.1) when that is the end entity. `revocation_data`: the CRLs and OCSP responses relied on.
     """
 
     indication: Indication
@@ -129,6 +163,8 @@ class PathResult:
     chain: tuple[x509.Certificate, ...] = ()
     warnings: tuple[str, ...] = ()
     revocation_time: datetime | None = None
+    revocation_reason: str = ""
+    revocation_data: tuple[RevocationData, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def passed(self) -> bool:

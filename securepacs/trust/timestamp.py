@@ -18,13 +18,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from securepacs.cms.signed import SignedContent, SignerResult, verify
 from securepacs.errors import IntegrityFailure, MalformedError, Unavailable, UsageError, VerificationError
 from securepacs.trust.path import validate
-from securepacs.trust.policy import PathResult, Purpose, TrustPolicy
+from securepacs.trust.policy import PathResult, Purpose, SubIndication, TrustPolicy
 
 ID_CT_TST_INFO = "1.2.840.113549.1.9.16.1.4"
 CLOCK_TOLERANCE = timedelta(minutes=5)  # how far the authority's clock may be ahead of ours
 MAX_TOKEN_BYTES = 1024 * 1024
 
 IMPRINT_OCTETS: Mapping[str, int] = MappingProxyType({"sha256": 32, "sha384": 48, "sha512": 64})
+_HARMLESS = frozenset({"affiliationChanged", "superseded", "cessationOfOperation"})  # "unspecified" is the default, so says nothing
 _SIGNING_CERTIFICATE = "1.2.840.113549.1.9.16.2.12"
 _SIGNING_CERTIFICATE_V2 = "1.2.840.113549.1.9.16.2.47"
 
@@ -113,7 +114,10 @@ def verify_timestamp(
     TimestampResult when only step 6 failed, else None. MD5 and SHA-1 imprints need `allow_weak_hash`.
     """
     helpers = (*certificates, *policy.intermediates)
-    signed = verify(token, certificates=helpers)
+    try:
+        signed = verify(token, certificates=helpers)
+    except UsageError as error:  # it holds no content: for a message in general that may be meant, for a token never
+        raise MalformedError("the token does not hold a TSTInfo", standard="RFC 3161 2.4.2") from error
     if signed.content_type != ID_CT_TST_INFO:
         raise MalformedError("the token does not hold a TSTInfo", standard="RFC 3161 2.4.2")
     if len(signed.signers) != 1:
@@ -149,12 +153,24 @@ def _result(
         raise VerificationError(
             f"the time stamp is of {gen_time:%Y-%m-%d %H:%M:%S}Z, which is in the future", standard="RFC 3161 2.4.2"
         )
-    path = validate(
-        tsa, policy=policy.for_timestamps(), at=at, purpose=Purpose.TIMESTAMPING, extra=(*signed.certificates, *helpers)
-    )
+    path = _path(tsa, gen_time, policy.for_timestamps(), at, (*signed.certificates, *helpers))
     return TimestampResult(
         gen_time, info["policy"].dotted, tsa, path, algorithm, int(info["serial_number"].native), _accuracy(info)
     )
+
+
+def _path(
+    tsa: x509.Certificate, gen_time: datetime, policy: TrustPolicy, at: datetime, helpers: tuple[x509.Certificate, ...]
+) -> PathResult:
+    """Step 6. A revocation for a reason that leaves the key in good hands spares older tokens (RFC 3161 4, item 1)."""
+    path = validate(tsa, policy=policy, at=at, purpose=Purpose.TIMESTAMPING, extra=helpers)
+    revoked = path.revocation_time
+    if path.sub_indication != SubIndication.REVOKED or revoked is None or path.revocation_reason not in _HARMLESS:
+        return path
+    if gen_time >= revoked or at > tsa.not_valid_after_utc:
+        return path
+    spared = validate(tsa, policy=policy, at=revoked - timedelta(seconds=1), purpose=Purpose.TIMESTAMPING, extra=helpers)
+    return spared if spared.passed else path
 
 
 def _tst_info(content: bytes) -> tsp.TSTInfo:

@@ -88,3 +88,10 @@ def test_moments() -> None:
 
 def test_control_characters_are_not_printed() -> None:
     assert printable("a\x1b[31mb\nc\udcff") == "a?[31mb?c?"
+
+
+def test_evidence_beside_a_file_is_no_file_to_work_on(tree: Path) -> None:
+    sidecar = tree / "b" / "1.dcm.evidence.json"
+    sidecar.touch()
+    assert names(files_in([tree / "b"]), tree) == ["b/1.dcm", "b/2.dcm"]
+    assert files_in([sidecar]) == [sidecar]

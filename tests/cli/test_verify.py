@@ -11,9 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from securepacs.cli.main import app
+from securepacs.pki import CertificateProfile, serve
+from tests.support.net import free_port
 from tests.support.pki import make_pki, pem_of
 from tests.support.samples import sample
-from tests.support.signing import forge, pki, signed_sample
+from tests.support.signing import forge, pki, signed_bytes, signed_sample
 
 MR = sample("MR_small.dcm")
 
@@ -175,3 +177,21 @@ def test_results_on_stdout_and_nothing_else_there(folder: Path, trust: list[str]
     assert done.returncode == 0
     assert len(lines(done.stdout)) == 1
     assert done.stderr == ""
+
+
+def test_online_answers_are_kept_between_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The responder is asked once; the second run, a process of its own in life, finds the answers in the cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    own = make_pki(tmp_path, base_url=f"http://127.0.0.1:{free_port()}")
+    doctor = own.credential(CertificateProfile.RADIOLOGIST, "Dr. Online")
+    file = tmp_path / "a.dcm"
+    file.write_bytes(signed_bytes(MR.read_bytes(), doctor))
+    (tmp_path / "issuing.pem").write_bytes(pem_of(own.ca.issuing))
+    trust = ("--trust", own.write_trust(), "--intermediates", tmp_path / "issuing.pem")
+    with serve(own.ca, port=int(own.ca.base_url.rpartition(":")[2])):
+        assert "not a public host" in run(file, *trust, expect=1)
+        run(file, *trust, "--allow-host", "127.0.0.1", expect=0)
+    run(file, *trust, "--allow-host", "127.0.0.1", expect=0)
+    assert (tmp_path / "cache/securepacs/revocation").stat().st_mode & 0o777 == 0o700
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")  # a folder that cannot be made costs the memory, not the verdict
+    run(file, *trust, "--allow-host", "127.0.0.1", expect=1)

@@ -14,7 +14,7 @@ Answer = Callable[[BaseHTTPRequestHandler, bytes], None]
 class ScriptedServer:
     """Serves `routes`: path -> function that gets the handler and the request's body. Remembers what was asked."""
 
-    def __init__(self, routes: dict[str, Answer]) -> None:
+    def __init__(self, routes: dict[str, Answer], *, port: int = 0) -> None:
         asked: list[tuple[str, str, bytes]] = []
 
         class Handler(BaseHTTPRequestHandler):
@@ -36,7 +36,7 @@ class ScriptedServer:
                 """Clients that hang up are what some tests are about."""
 
         self.asked = asked
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 

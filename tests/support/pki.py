@@ -12,6 +12,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509 import ocsp
 from cryptography.x509.oid import NameOID
 
 from securepacs.pki import CertificateAuthority, CertificateProfile
@@ -192,6 +193,36 @@ def make_crl(
             entry = entry.add_extension(x509.CRLReason(reason), critical=False)
         builder = builder.add_revoked_certificate(entry.build())
     return builder.sign(key or issuer.key, algorithm or hashes.SHA256())
+
+
+def make_ocsp(
+    certificate: x509.Certificate,
+    issuer: Party,
+    *,
+    now: datetime,
+    revoked_at: datetime | None = None,
+    next_update: datetime | None = None,
+) -> bytes:
+    """Sign the DER OCSP response of `issuer` itself about `certificate`."""
+    builder = ocsp.OCSPResponseBuilder().add_response(
+        cert=certificate,
+        issuer=issuer.certificate,
+        algorithm=hashes.SHA256(),
+        cert_status=ocsp.OCSPCertStatus.REVOKED if revoked_at else ocsp.OCSPCertStatus.GOOD,
+        this_update=now - timedelta(hours=1),
+        next_update=next_update or now + timedelta(days=1),
+        revocation_time=revoked_at,
+        revocation_reason=x509.ReasonFlags.key_compromise if revoked_at else None,
+    )
+    response = builder.responder_id(ocsp.OCSPResponderEncoding.HASH, issuer.certificate).sign(issuer.key, hashes.SHA256())
+    return response.public_bytes(serialization.Encoding.DER)
+
+
+def of_version(certificate: x509.Certificate, version: int) -> bytes:
+    """Return the DER of a version 3 certificate that says it is of another version (0 stands for 1)."""
+    raw = certificate.public_bytes(serialization.Encoding.DER)
+    assert raw.count(b"\xa0\x03\x02\x01\x02", 0, 24) == 1
+    return raw.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01" + bytes([version]), 1)
 
 
 def weakly_signed(party: Party, issuer: Party, algorithm: hashes.HashAlgorithm) -> Party:

@@ -108,7 +108,7 @@ def test_revoked_in_a_scoped_crl_even_when_it_is_stale() -> None:
             extensions=(scope(only_contains_user_certs=True),),
         )
         found = status(crl)
-        assert (found.outcome, found.reason) == (Outcome.REVOKED, "key_compromise")
+        assert (found.outcome, found.reason) == (Outcome.REVOKED, "keyCompromise")
 
 
 def test_stale_scoped_crl_says_by_how_much() -> None:

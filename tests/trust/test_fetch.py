@@ -6,11 +6,13 @@ import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import pytest
 
 from securepacs.errors import Unavailable
 from securepacs.trust import fetch
+from securepacs.trust.cache import DiskCache
 from securepacs.trust.fetch import Fetcher
 from tests.support.http import ScriptedServer, body, redirect
 
@@ -189,3 +191,61 @@ def test_not_http_at_all() -> None:
 
     with ScriptedServer({"/a": nonsense}) as server, pytest.raises(Unavailable, match="BadStatusLine"):
         Fetcher(allowed_hosts=LISTED).get(f"{server.url}/a")
+
+
+def test_host_that_does_not_answer_is_left_in_peace_also_by_other_processes(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    first = Fetcher(allowed_hosts=LISTED, cache=DiskCache(tmp_path))
+    with pytest.raises(Unavailable, match="no answer"):
+        first.get(f"http://127.0.0.1:{port}/a")
+    with ScriptedServer({"/b": body(b"answer")}, port=port) as server:
+        for fetcher in (first, Fetcher(allowed_hosts=LISTED, cache=DiskCache(tmp_path))):
+            with pytest.raises(Unavailable, match="no answer"):
+                fetcher.get(f"http://127.0.0.1:{port}/b")
+        assert server.asked == []
+        assert Fetcher(allowed_hosts=LISTED).get(f"{server.url}/b") == b"answer"
+
+
+def test_budget_spans_several_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        fetcher = Fetcher(allowed_hosts=LISTED, seconds=30)
+        started = time.monotonic()
+        with fetcher.budget(0.4):
+            for path in "abc":
+                with fetcher.budget(60), pytest.raises(Unavailable, match="in time"):
+                    fetcher.get(f"{url}/{path}")
+        assert time.monotonic() - started < 5
+    with ScriptedServer({"/a": body(b"answer")}) as server:
+        assert fetcher.get(f"{server.url}/a") == b"answer"
+
+
+def test_redirect_to_a_private_host_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first host is listed; what it points to is not, whatever its name is."""
+    with ScriptedServer({"/b": body(b"secret")}) as inner:
+        port = inner.url.rpartition(":")[2]
+        for target in (f"http://localhost:{port}/b", f"http://[::ffff:127.0.0.1]:{port}/b", f"http://127.1:{port}/b"):
+            with ScriptedServer({"/a": redirect(target)}) as server, pytest.raises(Unavailable):
+                Fetcher(allowed_hosts=LISTED).get(f"{server.url}/a")
+        assert inner.asked == []
+
+
+def test_name_that_changes_its_address_between_check_and_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DNS rebinding: the name is resolved once; the connection goes to the address that was checked."""
+    real, asked = socket.getaddrinfo, []
+
+    def rebinding(host: str, *arguments: object, **options: object) -> object:
+        if host == "rebind.example":
+            asked.append(host)
+            address = "192.0.2.1" if len(asked) > 1 else "127.0.0.1"
+            return real(address, *arguments, **options)  # type: ignore[arg-type]
+        return real(host, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", rebinding)
+    with ScriptedServer({"/a": body(b"answer")}) as server:
+        url = server.url.replace("127.0.0.1", "rebind.example")
+        assert Fetcher(allowed_hosts=["rebind.example"]).get(f"{url}/a") == b"answer"
+        with pytest.raises(Unavailable, match="not a public host"):
+            Fetcher().get(f"{url}/a")
+    assert asked == ["rebind.example"] * 2

@@ -12,7 +12,7 @@ from securepacs.errors import ConfigError
 from securepacs.trust import TrustPolicy
 from securepacs.trust import files as trust_files
 from securepacs.trust.files import load_certificate, load_certificates, load_crls
-from tests.support.pki import make_crl, make_party, pem_of, usage
+from tests.support.pki import make_crl, make_party, of_version, pem_of, usage
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 ROOT = make_party("Root", now=NOW, ca=True, key_usage=usage(key_cert_sign=True, crl_sign=True))
@@ -111,3 +111,11 @@ def test_policy_from_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         TrustPolicy.from_files([])
     assert caught.value.key == "trust"
+
+
+def test_certificate_of_unknown_version(tmp_path: Path) -> None:
+    """The parser's error for it is no ValueError."""
+    path = tmp_path / "odd.der"
+    path.write_bytes(of_version(ROOT.certificate, 1))
+    with pytest.raises(ConfigError, match="not a certificate"):
+        load_certificate(path, key="trust")

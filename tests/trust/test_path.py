@@ -17,8 +17,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from securepacs.errors import UsageError
 from securepacs.trust import Indication, PathResult, Purpose, SubIndication, TrustPolicy, validate
-from securepacs.trust.policy import WARNING_REVOCATION_STALE, WARNING_REVOCATION_UNCHECKED
-from tests.support.pki import Party, cached_key, make_crl, make_party, usage, weakly_signed
+from securepacs.trust.path import recorded
+from securepacs.trust.policy import WARNING_REVOCATION_STALE, WARNING_REVOCATION_UNCHECKED, CertificatePolicies
+from tests.support.pki import Party, cached_key, make_crl, make_ocsp, make_party, usage, weakly_signed
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 CA_USAGE = usage(key_cert_sign=True, crl_sign=True)
@@ -387,3 +388,38 @@ def test_works_after_fork(sound: Hierarchy) -> None:
     if child == 0:
         os._exit(0 if sound.validate().passed else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_revoked_by_given_ocsp_bytes_although_the_certificate_names_no_responder(sound: Hierarchy) -> None:
+    moment = NOW - timedelta(days=2)
+    for revoked_at, expected in ((moment, SubIndication.REVOKED), (None, "")):
+        raw = make_ocsp(sound.leaf.certificate, sound.issuing, now=NOW, revoked_at=revoked_at)
+        result = sound.validate(ocsp_responses=(raw,))
+        assert (result.sub_indication, result.revocation_time) == (expected, revoked_at), result.detail
+
+
+def test_required_revocation_data_that_nobody_has(sound: Hierarchy) -> None:
+    result = sound.validate(require_revocation=True)
+    assert (result.indication, result.sub_indication) == (Indication.INDETERMINATE, SubIndication.TRY_LATER)
+    assert "no revocation data about the certificate" in result.detail
+    crls = (make_crl(sound.issuing, now=NOW), make_crl(sound.root, now=NOW))
+    assert sound.validate(require_revocation=True, crls=crls).passed
+    assert "CN=Issuing" in sound.validate(require_revocation=True, crls=crls[:1]).detail
+
+
+def test_certificate_policies_that_nobody_accepts_are_a_programming_error() -> None:
+    with pytest.raises(UsageError, match="no certificate policy"):
+        CertificatePolicies(acceptable=frozenset())
+
+
+def test_results_tell_what_they_rest_on_and_can_be_recorded(sound: Hierarchy) -> None:
+    crls = (make_crl(sound.issuing, now=NOW), make_crl(sound.root, now=NOW))
+    with recorded() as outer:
+        with recorded() as inner:
+            first = sound.validate(crls=crls)
+        raw = make_ocsp(sound.leaf.certificate, sound.issuing, now=NOW)
+        second = sound.validate(ocsp_responses=(raw,))
+    sound.validate()
+    assert first.revocation_data == crls
+    assert second.revocation_data == (raw,)
+    assert ([id(result) for result in inner], len(outer)) == ([id(first)], 2)

@@ -157,3 +157,66 @@ def test_issuer_that_is_fetched_is_still_not_trusted(pki: TestPki, root: Party) 
         leaf = make_party("Leaf", now=pki.now, issuer=rogue, extensions=((x509.AuthorityInformationAccess([access]), False),))
         result = validate(leaf.certificate, policy=online(root), at=pki.now, purpose=Purpose.SIGNER)
     assert result.sub_indication == SubIndication.NO_CERTIFICATE_CHAIN_FOUND
+
+
+def test_answers_are_kept_on_disk_and_need_no_server_the_next_time(pki: TestPki, doctor: Credential, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    with serve(pki.ca, port=int(pki.ca.base_url.rpartition(":")[2])):
+        assert judge(pki, doctor, cache_folder=cache).passed
+    result = judge(pki, doctor, cache_folder=cache)
+    assert (result.indication, result.warnings) == (Indication.TOTAL_PASSED, ())
+    assert judge(pki, doctor).sub_indication == SubIndication.TRY_LATER
+
+
+def test_revoked_answer_is_kept_too(pki: TestPki, root: Party, tmp_path: Path) -> None:
+    with ScriptedServer({}) as http:
+        leaf = declaring(root, pki, crl=f"{http.url}/a.crl")
+    crl = make_crl(root, now=pki.now, revoked={leaf.serial_number: (pki.now - timedelta(hours=1), None)})
+    with ScriptedServer({"/a.crl": body(crl.public_bytes(Encoding.DER))}, port=int(http.url.rpartition(":")[2])):
+        assert validate(leaf, policy=cached(root, tmp_path), at=pki.now, purpose=Purpose.SIGNER).revocation_time
+    result = validate(leaf, policy=cached(root, tmp_path), at=pki.now, purpose=Purpose.SIGNER)
+    assert result.sub_indication == SubIndication.REVOKED
+
+
+def cached(root: Party, folder: Path) -> TrustPolicy:
+    return TrustPolicy(anchors=(root.certificate,), online=True, allowed_hosts=HOSTS, cache_folder=folder / "cache")
+
+
+@pytest.mark.parametrize("poison", ["junk", "stranger", "stale"])
+def test_poisoned_entry_is_asked_for_again(pki: TestPki, root: Party, tmp_path: Path, poison: str) -> None:
+    """What stands in the cache decides only if it would decide when it came from the network."""
+    stranger = make_party("Root", now=pki.now, ca=True, key_usage=usage(key_cert_sign=True, crl_sign=True))
+    past = pki.now - timedelta(days=20)
+    planted = {
+        "junk": b"junk",
+        "stranger": make_crl(stranger, now=pki.now).public_bytes(Encoding.DER),
+        "stale": make_crl(root, now=past).public_bytes(Encoding.DER),
+    }[poison]
+    good = make_crl(root, now=pki.now).public_bytes(Encoding.DER)
+    with ScriptedServer({"/a.crl": body(good)}) as http:
+        url = f"{http.url}/a.crl"
+        leaf = declaring(root, pki, crl=url)
+        cached(root, tmp_path).fetcher.store(url, b"", planted, until=pki.now.timestamp() + 3600)
+        for _ in range(2):  # the second time it is good, and nobody is asked
+            assert validate(leaf, policy=cached(root, tmp_path), at=pki.now, purpose=Purpose.SIGNER).passed
+        assert len(http.asked) == 1
+
+
+def test_useless_answers_are_not_kept(pki: TestPki, root: Party, tmp_path: Path) -> None:
+    stale = make_crl(root, now=pki.now - timedelta(days=20)).public_bytes(Encoding.DER)
+    with ScriptedServer({"/a.crl": body(stale)}) as http:
+        leaf = declaring(root, pki, crl=f"{http.url}/a.crl")
+        result = validate(leaf, policy=cached(root, tmp_path), at=pki.now, purpose=Purpose.SIGNER)
+    assert result.sub_indication == SubIndication.TRY_LATER
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_issuer_is_not_fetched_from_hosts_that_are_not_listed(
+    pki: TestPki, doctor: Credential, server: PkiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even a public host is not asked for the sake of a certificate that chains to nobody we trust."""
+    asked: list[object] = []
+    monkeypatch.setattr("securepacs.trust.fetch.socket.getaddrinfo", lambda *arguments, **options: asked.append(arguments))
+    result = judge(pki, doctor, intermediates=(), allowed_hosts=frozenset())
+    assert result.sub_indication == SubIndication.NO_CERTIFICATE_CHAIN_FOUND
+    assert asked == []

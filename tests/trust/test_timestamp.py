@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from asn1crypto import cms, core, tsp
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from securepacs.cms.signed import Signer, sign
@@ -26,7 +27,7 @@ from securepacs.trust.timestamp import (
     verify_timestamp,
 )
 from tests.support.http import ScriptedServer, body
-from tests.support.pki import TestPki, make_party, make_pki, pem_of, usage
+from tests.support.pki import Party, TestPki, make_crl, make_party, make_pki, of_version, pem_of, usage
 from tests.support.programs import require
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -83,6 +84,23 @@ def test_flipped_bits_are_noticed(pki: TestPki, authority: TimestampAuthority) -
             verify_timestamp(bytes(damaged), DATA, policy=pki.policy(), at=NOW)
 
 
+def test_token_without_content(pki: TestPki, authority: TimestampAuthority) -> None:
+    token = cms.ContentInfo.load(stamp(authority))
+    token["content"]["encap_content_info"] = {"content_type": ID_CT_TST_INFO}
+    with pytest.raises(MalformedError, match="TSTInfo"):
+        verify_timestamp(token.dump(force=True), DATA, policy=pki.policy(), at=NOW)
+
+
+def test_token_with_a_certificate_of_unknown_version(pki: TestPki) -> None:
+    """The parser's error for it is no ValueError."""
+    tsa = pki.credential(CertificateProfile.TIMESTAMP_AUTHORITY, "TSA", key_kind="p256")
+    token = stamp(TimestampAuthority(tsa))
+    raw = tsa.certificate.public_bytes(Encoding.DER)
+    assert raw in token
+    with pytest.raises(MalformedError):
+        verify_timestamp(token.replace(raw, of_version(tsa.certificate, 1)), DATA, policy=pki.policy(), at=NOW)
+
+
 def test_untrusted_authority_is_reported_with_the_result(pki: TestPki, authority: TimestampAuthority) -> None:
     stranger = make_party("Stranger", now=NOW, ca=True)
     with pytest.raises(VerificationError, match="not trusted") as caught:
@@ -111,6 +129,49 @@ def test_revoked_authority(pki: TestPki) -> None:
     pki.ca.revoke(tsa.certificate, at=NOW, reason=x509.ReasonFlags.key_compromise)
     with pytest.raises(VerificationError, match="REVOKED"):
         verify_timestamp(token, DATA, policy=pki.policy(crls=(pki.ca.crl(at=NOW),)), at=NOW + timedelta(hours=1))
+
+
+@pytest.mark.parametrize(
+    ("reason", "made", "spared"),
+    [
+        (x509.ReasonFlags.cessation_of_operation, -1, True),
+        (x509.ReasonFlags.superseded, -1, True),
+        (x509.ReasonFlags.affiliation_changed, -1, True),
+        (x509.ReasonFlags.cessation_of_operation, 1, False),
+        (x509.ReasonFlags.key_compromise, -1, False),
+        (x509.ReasonFlags.unspecified, -1, False),
+    ],
+)
+def test_authority_revoked_for_a_harmless_reason_keeps_its_older_stamps(
+    pki: TestPki, reason: x509.ReasonFlags, made: int, spared: bool
+) -> None:
+    """RFC 3161 4: tokens made before the revocation stay valid unless the key may be in wrong hands."""
+    revoked = NOW + timedelta(hours=2)
+    tsa = pki.credential(CertificateProfile.TIMESTAMP_AUTHORITY, f"TSA {reason.value} {made}", key_kind="p256")
+    token = stamp(TimestampAuthority(tsa), at=revoked + timedelta(minutes=made))
+    pki.ca.revoke(tsa.certificate, at=revoked, reason=reason)
+    later = revoked + timedelta(hours=1)
+    policy = pki.policy(crls=(pki.ca.crl(at=later), pki.ca.root_crl(at=later)))
+    if spared:
+        result = verify_timestamp(token, DATA, policy=policy, at=later)
+        assert result.path.revocation_time == revoked
+        expired = tsa.certificate.not_valid_after_utc + timedelta(seconds=1)
+        with pytest.raises(VerificationError, match="not trusted"):
+            verify_timestamp(token, DATA, policy=policy, at=expired)
+    else:
+        with pytest.raises(VerificationError, match="REVOKED"):
+            verify_timestamp(token, DATA, policy=policy, at=later)
+
+
+def test_authority_whose_ca_is_revoked_keeps_nothing(pki: TestPki, tmp_path: Path) -> None:
+    own = make_pki(tmp_path, now=NOW)
+    tsa = own.credential(CertificateProfile.TIMESTAMP_AUTHORITY, "TSA", key_kind="p256")
+    later = NOW + timedelta(hours=2)
+    own_root = Party(own.ca.root, own.ca.root_key)
+    revoked = {own.ca.issuing.serial_number: (NOW + timedelta(hours=1), x509.ReasonFlags.superseded)}
+    policy = own.policy(crls=(make_crl(own_root, now=later, revoked=revoked),))
+    with pytest.raises(VerificationError, match="REVOKED"):
+        verify_timestamp(stamp(TimestampAuthority(tsa)), DATA, policy=policy, at=later)
 
 
 def made_by_hand(pki: TestPki, info: dict[str, Any] | None = None, *, signer: Signer | None = None, **how: Any) -> bytes:
