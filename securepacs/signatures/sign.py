@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding as Certificate
 
 from securepacs import codes
 from securepacs.dicom.edit import Path, encode_item, encode_sequence, join_pieces, splice
-from securepacs.dicom.elements import Buffer, Part
+from securepacs.dicom.elements import Buffer, Encoding, Part
 from securepacs.dicom.files import write_atomically
 from securepacs.dicom.part10 import EncodedDataSet, compression_of, open_dataset
 from securepacs.dicom.vr import LONG_FORM
@@ -36,6 +36,7 @@ from securepacs.signatures.sequences import (
     DIGITAL_SIGNATURES_SEQUENCE,
     MAC_PARAMETERS_SEQUENCE,
     Scope,
+    Survey,
     encode_mac_parameters,
     encode_purpose,
     encode_signature_head,
@@ -182,27 +183,57 @@ def sign_encoded(raw: Buffer, credential: Credential, options: SigningOptions) -
     """Sign a DICOM file given as bytes or mapping; the result is in pieces, what is not new being views of `raw` (PS3.15 C)."""
     check_credential(credential, options.profile)
     dataset = open_dataset(raw)
-    found = survey(dataset, wanted=options.item)
+    scope, drafts = _plan(dataset, options)
+    return _complete(raw, dataset, scope, drafts, credential, options)
+
+
+def draft(raw: Buffer, options: SigningOptions) -> tuple[Draft, ...]:
+    """Return the signatures to be made in a DICOM file without their values: what will be signed is fixed from here on."""
+    return _plan(open_dataset(raw), options)[1]
+
+
+def complete(raw: Buffer, drafts: tuple[Draft, ...], credential: Credential, options: SigningOptions) -> Signed:
+    """Sign the drafts of exactly this file and return it signed. Not checked: that they are of this file."""
+    dataset = open_dataset(raw)
+    scope = _scope(survey(dataset, wanted=options.item), options)
+    return _complete(raw, dataset, scope, drafts, credential, options)
+
+
+def _scope(found: Survey, options: SigningOptions) -> Scope:
     scope = found.at(options.item)
     if scope is None:
         raise UsageError("the data set has no such item to sign in")
+    return scope
+
+
+def _plan(dataset: EncodedDataSet, options: SigningOptions) -> tuple[Scope, tuple[Draft, ...]]:
+    found = survey(dataset, wanted=options.item)
+    scope = _scope(found, options)
     own = outline(dataset, scope)
     signable = _signable(dataset, scope)
     plans = [_choose(own, signable, options)]
     if options.identity:
         plans.append(tuple(sorted(profiles.IDENTITY_COVERAGE.intersection(signable))))
     taken = set(found.mac_ids)
-    made = []
+    drafts = []
     for tags in plans:
         mac_id = next_mac_id(taken)
         taken.add(mac_id)
-        made.append(_make(dataset, scope, own, tags, mac_id, credential, options))
+        drafts.append(_draft(dataset, scope, own, tags, mac_id, options))
+    return scope, tuple(drafts)
+
+
+def _complete(
+    raw: Buffer, dataset: EncodedDataSet, scope: Scope, drafts: tuple[Draft, ...], credential: Credential, options: SigningOptions
+) -> Signed:
+    items = [_seal(one, credential, options, dataset.encoding) for one in drafts]
+    parameters = [one.parameters for one in drafts]
     additions = {
-        MAC_PARAMETERS_SEQUENCE: _grown(dataset, MAC_PARAMETERS_SEQUENCE, scope.mac_parameters, [one.parameters for one in made]),
-        DIGITAL_SIGNATURES_SEQUENCE: _grown(dataset, DIGITAL_SIGNATURES_SEQUENCE, scope.signatures, [one.item for one in made]),
+        MAC_PARAMETERS_SEQUENCE: _grown(dataset, MAC_PARAMETERS_SEQUENCE, scope.mac_parameters, parameters),
+        DIGITAL_SIGNATURES_SEQUENCE: _grown(dataset, DIGITAL_SIGNATURES_SEQUENCE, scope.signatures, items),
     }
     pieces = join_pieces(raw, splice(dataset, additions, path=options.item))
-    return Signed(tuple(pieces), additions, tuple(one.uid for one in made), any(one.padded for one in made))
+    return Signed(tuple(pieces), additions, tuple(one.uid for one in drafts), any(one.padded for one in drafts))
 
 
 def check_credential(credential: Credential, profile: Profile) -> None:
@@ -301,23 +332,21 @@ def _purpose(options: SigningOptions, own: Outline) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
+class Draft:
+    """A signature all but its value: `mac` is the digest to be signed; the rest are encoded parts of the two items."""
+
     uid: str
+    mac: bytes
+    head: bytes
+    purpose: bytes
     parameters: bytes  # content of the MAC Parameters item
-    item: bytes  # content of the signature item
     padded: bool
 
 
-def _make(
-    dataset: EncodedDataSet,
-    scope: Scope,
-    own: Outline,
-    tags: tuple[int, ...],
-    mac_id: int,
-    credential: Credential,
-    options: SigningOptions,
-) -> _Made:
-    """Make one signature: head of the item, MAC, signature value, time stamp (PS3.3 C.12.1.1.3)."""
+def _draft(
+    dataset: EncodedDataSet, scope: Scope, own: Outline, tags: tuple[int, ...], mac_id: int, options: SigningOptions
+) -> Draft:
+    """Prepare one signature: head of the item and MAC (PS3.3 C.12.1.1.3)."""
     encoding = dataset.encoding
     algorithm = CREATION_ALGORITHMS[options.mac]
     syntax = compression_of(dataset.transfer_syntax) or codes.EXPLICIT_VR_LITTLE_ENDIAN
@@ -326,11 +355,15 @@ def _make(
     purpose = encode_purpose(_purpose(options, own), encoding)
     hashed = head + purpose
     mac, stream = digest(dataset, scope, frozenset(tags), (memoryview(hashed), 0, len(hashed)), algorithm)
-    signature = sign_digest(credential.private_key, mac, options.mac)
+    return Draft(uid, mac, head, purpose, encode_mac_parameters(mac_id, syntax, algorithm, tags, encoding), stream.padded)
+
+
+def _seal(one: Draft, credential: Credential, options: SigningOptions, encoding: Encoding) -> bytes:
+    """Return the content of the signature item: signature value and time stamp added (PS3.3 C.12.1.1.3)."""
+    signature = sign_digest(credential.private_key, one.mac, options.mac)
     stamp = options.timestamp(signature) if options.timestamp else b""
     certificate = credential.certificate.public_bytes(CertificateEncoding.DER)
-    item = head + encode_signature_value(certificate, signature, stamp, encoding) + purpose
-    return _Made(uid, encode_mac_parameters(mac_id, syntax, algorithm, tags, encoding), item, stream.padded)
+    return one.head + encode_signature_value(certificate, signature, stamp, encoding) + one.purpose
 
 
 def sign_digest(key: SigningKey, mac: bytes, algorithm: str) -> bytes:
