@@ -11,7 +11,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +21,7 @@ from securepacs.errors import SecurePacsError
 P = ParamSpec("P")
 
 _FILE_CODE_ORDER = (3, 1, 5, 0)
+_MANY = 20  # from how many steps on a progress bar is worth its place
 _PIPE_COLUMNS = 10_000  # in a file or a pipe there is no edge to fold cells at: a value stays on its line
 
 console = Console(soft_wrap=True)
@@ -42,15 +43,28 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
 
 
-def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print a table; cells are plain text, never markup."""
+def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], *, on_stderr: bool = False) -> None:
+    """Print a table; cells are plain text, never markup. `on_stderr`: it is not the result."""
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(_escape(cell) for cell in row))
-    out = console if console.is_terminal else Console(width=_PIPE_COLUMNS)
+    wanted = errors if on_stderr else console
+    out = wanted if wanted.is_terminal else Console(width=_PIPE_COLUMNS, stderr=on_stderr)
     out.print(table)
+
+
+T = TypeVar("T")
+
+
+def with_progress(steps: Iterable[T], total: int, text: str) -> Iterable[T]:
+    """Show a progress bar on stderr when it is a terminal and there is more than a moment's work."""
+    if total < _MANY or not errors.is_terminal:
+        return steps
+    from rich.progress import track
+
+    return track(steps, text, total=total, console=errors, transient=True)
 
 
 def _escape(cell: object) -> str:

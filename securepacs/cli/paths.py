@@ -73,6 +73,11 @@ def parse_moment(text: str) -> datetime:
     return moment
 
 
+def readable(path: object) -> str:
+    """Return a path as text that fits into JSON and UTF-8; bytes that are none become replacement characters."""
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def printable(text: object) -> str:
     """Return text that is safe for a terminal and for UTF-8: control characters and broken bytes become question marks."""
     return "".join(character if character.isprintable() else "?" for character in str(text))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,11 +22,12 @@ from securepacs.cli.keys import (
     TokenOption,
     credential_from,
 )
-from securepacs.cli.paths import outputs_for, printable
+from securepacs.cli.paths import outputs_for, printable, readable
 from securepacs.errors import SecurePacsError, TokenError
 
 if TYPE_CHECKING:
-    from securepacs.signatures.sign import SigningOptions
+    from securepacs.signatures.session import SigningSession
+    from securepacs.signatures.sign import Signed, SigningOptions
     from securepacs.tokens.credential import Credential
 
 
@@ -53,8 +58,13 @@ def sign(
     tsa: Annotated[str | None, typer.Option("--tsa", help="URL of a time stamp authority (RFC 3161).")] = None,
     destination: Annotated[Path | None, typer.Option("-o", "--output", help="Where the signed file or files go.")] = None,
     in_place: Annotated[bool, typer.Option("--in-place", help="Replace the files by their signed form.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per file, one per line.")] = False,
 ) -> None:
-    """Add a digital signature to DICOM files; every other byte of them stays as it is."""
+    """Add a digital signature to DICOM files; every other byte of them stays as it is.
+
+    With --token everything is signed with one PIN: patient, study and number of instances are shown on the terminal before the
+    PIN is asked for, exactly these instances are signed, and the card is logged out. A file that changes in between is refused.
+    """
     from securepacs.signatures.sign import make_options
 
     options: dict[str, Any] = {
@@ -68,27 +78,102 @@ def sign(
     }
     make_options(**options)  # mistakes show before a PIN is asked for
     pairs = outputs_for(files, destination, in_place=in_place)
-    with credential_from(key=key, cert=cert, chain=chain, p12=p12, token=token, pin_file=pin_file, pin_env=pin_env) as credential:
-        codes = [_sign_one(source, target, credential, options, tsa) for source, target in pairs]
-    raise SystemExit(output.worst_of_files(codes))
+    opened = partial(credential_from, key=key, cert=cert, chain=chain, p12=p12, token=token, pin_file=pin_file, pin_env=pin_env)
+    say = Sayer(as_json=as_json)
+    if token:
+        _sign_in_session(pairs, _options(options, tsa), opened, say)
+    else:
+        with opened() as credential:
+            for source, target in output.with_progress(pairs, len(pairs), "signing"):
+                _sign_one(source, target, credential, _options(options, tsa), say)
+    raise SystemExit(output.worst_of_files(say.codes))
 
 
-def _sign_one(source: Path, target: Path, credential: Credential, options: dict[str, Any], tsa: str | None) -> int:
-    """Sign one file and say so; a problem with the file is printed and becomes its exit code, one with the token ends the run."""
-    from securepacs.wiring import exit_code
+@dataclass
+class Sayer:
+    """Prints the result for each file, and keeps the exit codes."""
 
+    as_json: bool
+    codes: list[int] = field(default_factory=list)
+
+    def signed(self, source: Path, target: Path, uids: tuple[str, ...], *, padded: bool) -> None:
+        """Say that a file was signed."""
+        self.codes.append(0)
+        if self.as_json:
+            warnings = ["surplus-padding"] if padded else []
+            output.print_json({"file": readable(source), "output": readable(target), "signatures": uids, "warnings": warnings})
+            return
+        output.console.print(printable(f"{target}: {' '.join(uids)}"), markup=False, highlight=False)
+        if padded:
+            text = (
+                f"warning: {source}: signed values carry surplus padding; software that trims values, such as DCMTK, will reject it"
+            )
+            output.errors.print(printable(text), markup=False, highlight=False)
+
+    def failed(self, source: Path, error: SecurePacsError) -> None:
+        """Say that a file was not signed; one with the token ends the run."""
+        from securepacs.wiring import exit_code
+
+        if isinstance(error, TokenError):
+            raise error
+        self.codes.append(exit_code(error))
+        if self.as_json:
+            output.print_json({"file": readable(source), "signatures": [], "error": {"code": error.code, "message": str(error)}})
+        else:
+            output.print_error(error, file=printable(source))
+
+
+def _sign_one(source: Path, target: Path, credential: Credential, options: SigningOptions, say: Sayer) -> None:
     try:
-        uids, padded = sign_file(source, target, credential, _options(options, tsa))
-    except TokenError:
-        raise
+        uids, padded = sign_file(source, target, credential, options)
     except SecurePacsError as error:
-        output.print_error(error, file=printable(source))
-        return exit_code(error)
-    output.console.print(printable(f"{target}: {' '.join(uids)}"), markup=False, highlight=False)
-    if padded:
-        text = f"warning: {source}: signed values carry surplus padding; software that trims values, such as DCMTK, will reject it"
-        output.errors.print(printable(text), markup=False, highlight=False)
-    return 0
+        say.failed(source, error)
+    else:
+        say.signed(source, target, uids, padded=padded)
+
+
+def _sign_in_session(
+    pairs: list[tuple[Path, Path]],
+    options: SigningOptions,
+    opened: Callable[[], AbstractContextManager[Credential]],
+    say: Sayer,
+) -> None:
+    """Prepare all files, show what they are, ask for the PIN, sign."""
+    from securepacs.signatures.session import SigningSession
+
+    session = SigningSession(options)
+    for source, _ in output.with_progress(pairs, len(pairs), "reading"):
+        try:
+            session.add(source)
+        except SecurePacsError as error:
+            say.failed(source, error)
+    if not len(session):
+        return
+    if not say.as_json:
+        _show(session)
+    targets = dict(pairs)
+    with opened() as credential:
+        for source, signed in output.with_progress(session.sign(credential), len(session), "signing"):
+            try:
+                if isinstance(signed, SecurePacsError):
+                    raise signed
+                _write(targets[source], signed)
+            except SecurePacsError as error:
+                say.failed(source, error)
+            else:
+                say.signed(source, targets[source], signed.uids, padded=signed.padded)
+
+
+def _show(session: SigningSession) -> None:
+    """Show whose studies are about to be signed: patient data go to a terminal and nowhere else."""
+    if not output.errors.is_terminal:
+        return
+    rows = [
+        map(printable, (study.patient_name, study.patient_id, study.birth_date, study.study_date, study.description, count))
+        for study, count in session.studies().items()
+    ]
+    columns = ("Patient", "Patient ID", "Born", "Study of", "Study", "Instances")
+    output.print_table("You are about to sign", columns, rows, on_stderr=True)
 
 
 def _options(options: dict[str, Any], tsa: str | None) -> SigningOptions:
@@ -96,8 +181,6 @@ def _options(options: dict[str, Any], tsa: str | None) -> SigningOptions:
 
     if tsa is None:
         return make_options(**options)
-    from functools import partial
-
     from securepacs.trust.timestamp import request_timestamp
 
     return make_options(**options, timestamp=partial(request_timestamp, url=tsa))
@@ -105,10 +188,16 @@ def _options(options: dict[str, Any], tsa: str | None) -> SigningOptions:
 
 def sign_file(source: Path, target: Path, credential: Credential, options: SigningOptions) -> tuple[tuple[str, ...], bool]:
     """Sign `source` into `target`; return the UIDs, and whether signed values carry surplus padding."""
-    from securepacs.dicom.files import map_file, write_atomically
+    from securepacs.dicom.files import map_file
     from securepacs.signatures.sign import sign_encoded
 
     signed = sign_encoded(map_file(source), credential, options)
+    _write(target, signed)
+    return signed.uids, signed.padded
+
+
+def _write(target: Path, signed: Signed) -> None:
+    from securepacs.dicom.files import write_atomically
+
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, signed.pieces)
-    return signed.uids, signed.padded
