@@ -10,11 +10,13 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from securepacs.errors import SecurePacsError
 
@@ -43,16 +45,32 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
 
 
-def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], *, on_stderr: bool = False) -> None:
-    """Print a table; cells are plain text, never markup. `on_stderr`: it is not the result."""
+def print_table(
+    title: str,
+    columns: Iterable[str],
+    rows: Iterable[Iterable[object]],
+    *,
+    on_stderr: bool = False,
+    styles: Mapping[int, Mapping[str, str]] = MappingProxyType({}),
+) -> None:
+    """Print a table; cells are plain text, never markup. `on_stderr`: it is not the result.
+
+    `styles`: for columns by number, how certain cells look on a terminal, by their first line.
+    """
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(_escape(cell) for cell in row))
+        cells = enumerate(row)
+        table.add_row(*(_styled(str(cell), styles.get(number, {})) for number, cell in cells))
     wanted = errors if on_stderr else console
     out = wanted if wanted.is_terminal else Console(width=_PIPE_COLUMNS, stderr=on_stderr)
     out.print(table)
+
+
+def _styled(cell: str, styles: Mapping[str, str]) -> Text:
+    first, line_break, rest = cell.partition("\n")
+    return Text.assemble((first, styles.get(first, "")), line_break, rest)
 
 
 T = TypeVar("T")
@@ -65,12 +83,6 @@ def with_progress(steps: Iterable[T], total: int, text: str) -> Iterable[T]:
     from rich.progress import track
 
     return track(steps, text, total=total, console=errors, transient=True)
-
-
-def _escape(cell: object) -> str:
-    from rich.markup import escape
-
-    return escape(str(cell))
 
 
 def worst_of_files(codes: Iterable[int]) -> int:
