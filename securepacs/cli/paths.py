@@ -26,10 +26,11 @@ def files_in(paths: Iterable[Path]) -> list[Path]:
 
 
 def _below(folder: Path) -> list[Path]:
+    """Return the regular files below a folder: a pipe or a device could be waited for without end."""
     files: list[Path] = []
     for parent, folders, names in os.walk(folder):
         folders.sort()
-        files += [Path(parent, name) for name in sorted(names)]
+        files += [path for name in sorted(names) if (path := Path(parent, name)).is_file()]
     return files
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +26,7 @@ from securepacs.cli.paths import outputs_for, printable, readable
 from securepacs.errors import SecurePacsError, TokenError
 
 if TYPE_CHECKING:
-    from securepacs.signatures.session import SigningSession
+    from securepacs.signatures.session import Study
     from securepacs.signatures.sign import Signed, SigningOptions
     from securepacs.tokens.credential import Credential
 
@@ -77,7 +77,7 @@ def sign(
         "identity": identity,
     }
     make_options(**options)  # mistakes show before a PIN is asked for
-    pairs = outputs_for(files, destination, in_place=in_place)
+    pairs = [pair for pair in outputs_for(files, destination, in_place=in_place) if not _is_directory_of_others(pair[0])]
     opened = partial(credential_from, key=key, cert=cert, chain=chain, p12=p12, token=token, pin_file=pin_file, pin_env=pin_env)
     say = Sayer(as_json=as_json)
     if token:
@@ -87,6 +87,16 @@ def sign(
             for source, target in output.with_progress(pairs, len(pairs), "signing"):
                 _sign_one(source, target, credential, _options(options, tsa), say)
     raise SystemExit(output.worst_of_files(say.codes))
+
+
+def _is_directory_of_others(source: Path) -> bool:
+    """Return whether a file is a DICOMDIR, which is rewritten with every change of its disc, and say that it is left alone."""
+    from securepacs.cli.file_set import is_dicomdir
+
+    if not is_dicomdir(source):
+        return False
+    output.errors.print(printable(f"{source}: a DICOMDIR is no instance and is left alone"), markup=False, highlight=False)
+    return True
 
 
 @dataclass
@@ -150,7 +160,7 @@ def _sign_in_session(
     if not len(session):
         return
     if not say.as_json:
-        _show(session)
+        show_studies(session.studies())
     targets = dict(pairs)
     with opened() as credential:
         for source, signed in output.with_progress(session.sign(credential), len(session), "signing"):
@@ -164,13 +174,13 @@ def _sign_in_session(
                 say.signed(source, targets[source], signed.uids, padded=signed.padded)
 
 
-def _show(session: SigningSession) -> None:
+def show_studies(studies: Mapping[Study, int]) -> None:
     """Show whose studies are about to be signed: patient data go to a terminal and nowhere else."""
     if not output.errors.is_terminal:
         return
     rows = [
         map(printable, (study.patient_name, study.patient_id, study.birth_date, study.study_date, study.description, count))
-        for study, count in session.studies().items()
+        for study, count in studies.items()
     ]
     columns = ("Patient", "Patient ID", "Born", "Study of", "Study", "Instances")
     output.print_table("You are about to sign", columns, rows, on_stderr=True)

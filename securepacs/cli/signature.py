@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,9 @@ from securepacs.cli.keys import (
 )
 from securepacs.cli.paths import files_in, outputs_for, parse_moment, printable
 from securepacs.errors import UsageError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 app = typer.Typer(help="Signatures that exist: remove, stamp later; the manifest of a study.", no_args_is_help=True)
 
@@ -91,25 +94,38 @@ def manifest(
     """Write the signed manifest of a study: a Key Object that names every instance by its content (PS3.15 A.4, PS3.17 W)."""
     from functools import partial
 
-    from securepacs import signatures
     from securepacs.dicom.files import write_atomically
-    from securepacs.signatures.manifests import SIGNED_COMPLETE_ACQUISITION_CONTENT, SIGNED_MANIFEST
+    from securepacs.signatures.manifests import (
+        PURPOSES,
+        SIGNED_COMPLETE_ACQUISITION_CONTENT,
+        SIGNED_MANIFEST,
+        build_manifest,
+        sign_manifest,
+    )
     from securepacs.trust.timestamp import request_timestamp
 
     if document.exists():
         raise UsageError(f"{document} exists already", hint="a manifest is evidence: name a new file")
+    if purpose is not None and purpose not in range(1, 19):
+        raise UsageError("--purpose takes 1 to 18", standard="PS3.16 CID 7007")
     instances = files_in(files)
+    at, title = datetime.now(UTC), SIGNED_COMPLETE_ACQUISITION_CONTENT if complete else SIGNED_MANIFEST
+    unsigned = build_manifest(instances, at=at, title=title, observer=observer)
+    if token:
+        _show(unsigned, len(instances))  # before the PIN is asked for
     with credential_from(key=key, cert=cert, chain=chain, p12=p12, token=token, pin_file=pin_file, pin_env=pin_env) as credential:
-        raw = signatures.manifest(
-            instances,
-            credential,
-            title=SIGNED_COMPLETE_ACQUISITION_CONTENT if complete else SIGNED_MANIFEST,
-            purpose=purpose,
-            observer=observer,
-            timestamp=partial(request_timestamp, url=tsa) if tsa else None,
-        )
+        stamp = partial(request_timestamp, url=tsa) if tsa else None
+        raw = sign_manifest(unsigned, credential, at=at, purpose=purpose or PURPOSES[title], timestamp=stamp)
     write_atomically(document, [raw])
     output.console.print(printable(f"{document}: manifest of {len(instances)} instances"), markup=False, highlight=False)
+
+
+def _show(document: Dataset, count: int) -> None:
+    from securepacs.cli.sign import show_studies
+    from securepacs.signatures.session import Study
+
+    shown = ("PatientName", "PatientID", "PatientBirthDate", "StudyDate", "StudyDescription", "StudyInstanceUID")
+    show_studies({Study(*(str(document.get(keyword) or "") for keyword in shown)): count})
 
 
 @app.command()

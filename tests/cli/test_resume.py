@@ -99,15 +99,16 @@ def test_a_line_cut_off_by_a_crash_is_done_again(archive: Path, trust: list[str]
 def test_an_interrupted_run_continues(archive: Path, trust: list[str], tmp_path: Path) -> None:
     """The run is stopped from outside as soon as its first outcomes are on disk."""
     progress = tmp_path / "progress"
-    os.mkfifo(archive / "9.dcm")  # the last file: whoever opens it waits
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)  # the last file: whoever opens it waits
     command = [sys.executable, "-c", "from securepacs.cli.main import main; main()", "verify", str(archive), *trust, "--json"]
-    process = subprocess.Popen([*command, "--resume", str(progress)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    with (archive / "9.dcm").open("wb"):  # opens when the run has come to it, with the seven files before it behind
+    command += ["--resume", str(progress)]
+    process = subprocess.Popen([*command, str(pipe)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with pipe.open("wb"):  # opens when the run has come to it, with the seven files before it behind
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=60)
-    (archive / "9.dcm").unlink()
     assert len(progress.read_bytes().splitlines()) >= 7
-    done = subprocess.run([*command, "--resume", str(progress)], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert len(done.stdout.splitlines()) == 7
     assert "files were done before" in done.stderr
 

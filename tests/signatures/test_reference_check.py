@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import subprocess
 from datetime import UTC, datetime, timedelta
@@ -9,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from securepacs import signatures
 from securepacs.dicom import open_dataset
-from securepacs.errors import UsageError
+from securepacs.errors import MalformedError, UsageError
 from securepacs.signatures.manifests import add_references, build_manifest, encode
 from securepacs.signatures.reference_check import Outcome
 from securepacs.signatures.references import InstanceMac, mac_digest, mac_of, read_references
 from securepacs.signatures.report import SignatureReport
+from securepacs.signatures.sequences import survey
+from tests.support.encoded import element, part10
 from tests.support.pki import make_pki
 from tests.support.programs import dcmtk
 from tests.support.samples import flip_pixel, new_instance
@@ -299,3 +304,64 @@ def test_the_mac_is_the_one_of_the_instance(instances: Instances) -> None:
     add_references(document, instances)
     assert mac_of(instances[ONE]).mac == items_of(document)[0].ReferencedSOPInstanceMACSequence[0].MAC
     assert len(mac_of(instances[ONE]).mac) == hashlib.sha256().digest_size
+
+
+# --- every byte ---
+
+
+def tiny(number: int) -> bytes:
+    uids = ((0x00080016, "1.2.840.10008.5.1.4.1.1.7"), (0x00080018, f"1.2.{number}"), (0x0020000D, "1.3"), (0x0020000E, "1.4"))
+    texts = b"".join(element(tag, b"UI", text.encode() + b"\0" * (len(text) % 2)) for tag, text in uids[:2])
+    texts += element(0x00100010, b"PN", b"Doe^Jane")
+    texts += b"".join(element(tag, b"UI", text.encode() + b"\0" * (len(text) % 2)) for tag, text in uids[2:])
+    return part10(texts + element(0x7FE00010, b"OB", bytes(range(16))))
+
+
+def test_every_flipped_byte_of_a_referenced_instance_is_noticed() -> None:
+    instance = tiny(1)
+    document = secured({"1.2.1": instance})
+    verifier = signatures.Verifier(policy())
+    start = open_dataset(instance).start
+    for position in range(start, len(instance)):
+        flipped = bytearray(instance)
+        flipped[position] ^= 0x01
+        report = verifier.with_references({"1.2.1": bytes(flipped)}).evaluate(document)
+        assert report.verdict != "TOTAL-PASSED", position
+        assert report.references[0].outcome in (Outcome.DIFFERS, Outcome.UNDECIDED), position
+
+
+def test_every_flipped_byte_of_a_document_is_noticed() -> None:
+    """References included; the two signature sequences themselves are another test's matter."""
+    instance = tiny(1)
+    document = secured({"1.2.1": instance})
+    verifier = signatures.Verifier(policy(), bit_exact=True).with_references({"1.2.1": instance})
+    dataset = open_dataset(document)
+    (scope,) = survey(dataset).scopes
+    own = {place for piece in (scope.mac_parameters, scope.signatures) if piece for place in range(*piece)}
+    for position in sorted(set(range(dataset.start, len(document))) - own):
+        flipped = bytearray(document)
+        flipped[position] ^= 0x01
+        try:
+            report = verifier.evaluate(bytes(flipped))
+        except MalformedError:
+            continue
+        if report.verdict == "TOTAL-PASSED":
+            ranges = report.signatures[0].uncovered_ranges
+            assert any(begin <= position < end for begin, end in ranges), position
+
+
+@given(st.binary(max_size=200), st.integers(0, 10_000))
+def test_garbage_in_evidence_never_crashes(garbage: bytes, place: int) -> None:
+    document = base_document()
+    at = document.index(b"\x40\x00\x75\xa3SQ") + 12 + place % 400
+    broken = document[:at] + garbage + document[at + len(garbage) :]
+    try:
+        report = signatures.Verifier(policy()).with_references({"1.2.1": tiny(1)}).evaluate(broken)
+    except MalformedError:
+        return
+    assert broken == document or report.verdict != "TOTAL-PASSED"
+
+
+@functools.cache
+def base_document() -> bytes:
+    return secured({"1.2.1": tiny(1)})
