@@ -167,7 +167,7 @@ def _verify_one(path: Path, *, policy: TrustPolicy, at: datetime | None, as_json
 
 
 def _show(path: Path, report: EvidenceReport) -> None:
-    from securepacs.cli.verify import describe
+    from securepacs.cli.verdicts import describe
 
     _line(f"{report.verdict:<14} {path}")
     if report.sub_indication:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import typer
 
 from securepacs import __version__
-from securepacs.cli import audit, evidence, inspect, media, original, output, pki, sign, token, verify
+from securepacs.cli import audit, evidence, inspect, media, original, output, pki, sign, signature, token, verify
 
 app = typer.Typer(
     name="securepacs",
@@ -23,6 +23,7 @@ app.add_typer(evidence.app, name="evidence")
 app.add_typer(media.app, name="media")
 app.add_typer(original.app, name="original")
 app.add_typer(pki.app, name="pki")
+app.add_typer(signature.app, name="signature")
 app.add_typer(token.app, name="token")
 
 

@@ -10,17 +10,20 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterable
-from typing import Any, ParamSpec
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, ParamSpec, TypeVar
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from securepacs.errors import SecurePacsError
 
 P = ParamSpec("P")
 
 _FILE_CODE_ORDER = (3, 1, 5, 0)
+_MANY = 20  # from how many steps on a progress bar is worth its place
 _PIPE_COLUMNS = 10_000  # in a file or a pipe there is no edge to fold cells at: a value stays on its line
 
 console = Console(soft_wrap=True)
@@ -42,21 +45,44 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
 
 
-def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print a table; cells are plain text, never markup."""
+def print_table(
+    title: str,
+    columns: Iterable[str],
+    rows: Iterable[Iterable[object]],
+    *,
+    on_stderr: bool = False,
+    styles: Mapping[int, Mapping[str, str]] = MappingProxyType({}),
+) -> None:
+    """Print a table; cells are plain text, never markup. `on_stderr`: it is not the result.
+
+    `styles`: for columns by number, how certain cells look on a terminal, by their first line.
+    """
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(_escape(cell) for cell in row))
-    out = console if console.is_terminal else Console(width=_PIPE_COLUMNS)
+        cells = enumerate(row)
+        table.add_row(*(_styled(str(cell), styles.get(number, {})) for number, cell in cells))
+    wanted = errors if on_stderr else console
+    out = wanted if wanted.is_terminal else Console(width=_PIPE_COLUMNS, stderr=on_stderr)
     out.print(table)
 
 
-def _escape(cell: object) -> str:
-    from rich.markup import escape
+def _styled(cell: str, styles: Mapping[str, str]) -> Text:
+    first, line_break, rest = cell.partition("\n")
+    return Text.assemble((first, styles.get(first, "")), line_break, rest)
 
-    return escape(str(cell))
+
+T = TypeVar("T")
+
+
+def with_progress(steps: Iterable[T], total: int, text: str) -> Iterable[T]:
+    """Show a progress bar on stderr when it is a terminal and there is more than a moment's work."""
+    if total < _MANY or not errors.is_terminal:
+        return steps
+    from rich.progress import track
+
+    return track(steps, text, total=total, console=errors, transient=True)
 
 
 def worst_of_files(codes: Iterable[int]) -> int:

@@ -29,12 +29,14 @@ def files_in(paths: Iterable[Path]) -> list[Path]:
 
 
 def _below(folder: Path) -> list[Path]:
+    """Return the regular files below a folder, evidence left out: a pipe or a device could be waited for without end."""
     from securepacs.signatures.evidence import SUFFIX
 
     files: list[Path] = []
     for parent, folders, names in os.walk(folder):
         folders.sort()
-        files += [Path(parent, name) for name in sorted(names) if not name.endswith(SUFFIX)]
+        wanted = (Path(parent, name) for name in sorted(names) if not name.endswith(SUFFIX))
+        files += [path for path in wanted if path.is_file()]
     return files
 
 
@@ -88,6 +90,11 @@ def parse_moment(text: str) -> datetime:
     if moment is None or moment.tzinfo is None:
         raise UsageError(f"{text!r} is no moment with UTC offset", hint="write 2027-01-31T08:00:00Z", standard="RFC 3339")
     return moment
+
+
+def readable(path: object) -> str:
+    """Return a path as text that fits into JSON and UTF-8; bytes that are none become replacement characters."""
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def printable(text: object) -> str:

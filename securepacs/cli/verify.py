@@ -2,80 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from securepacs.cli import output
-from securepacs.cli.paths import cache_folder, files_in, parse_moment, printable
-from securepacs.errors import MalformedError, SecurePacsError, UsageError
+from securepacs.cli.paths import parse_moment, printable
+from securepacs.errors import UsageError
 
 if TYPE_CHECKING:
-    from securepacs.signatures.report import SignatureReport, SignatureResult
+    from securepacs.cli.resume import ProgressFile
+    from securepacs.cli.verify_work import Outcome, Question
     from securepacs.signatures.verify import Verifier
 
 MAX_WORKERS = 64
-_NAMES_SHOWN = 12
-_CHUNK = 8  # files handed to a worker at a time
-
-
-@dataclass(frozen=True)
-class Question:
-    """What to verify against: everything a worker process needs to build its own verifier."""
-
-    trust: tuple[Path, ...]
-    intermediates: tuple[Path, ...]
-    crls: tuple[Path, ...]
-    online: bool
-    at: datetime
-    require: tuple[str, ...]
-    bit_exact: bool
-    allow_weak_hash: bool
-    trust_signing_time: bool
-    allowed_hosts: tuple[str, ...] = ()
-
-    def verifier(self) -> Verifier:
-        """Read the certificates and build the verifier. ConfigError when there is nobody to trust."""
-        from securepacs.signatures.verify import Verifier
-        from securepacs.trust import TrustPolicy
-
-        policy = TrustPolicy.from_files(
-            self.trust,
-            intermediates=self.intermediates,
-            crls=self.crls,
-            online=self.online,
-            allowed_hosts=self.allowed_hosts,
-            cache_folder=cache_folder() if self.online else None,
-        )
-        return Verifier(policy, self.at, self.require, self.bit_exact, self.allow_weak_hash, self.trust_signing_time)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result for one file: a report, or the error that kept it from being read."""
-
-    file: str
-    code: int
-    report: SignatureReport | None = None
-    error: str = ""
-    error_code: str = ""
-    offset: int | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object of this file."""
-        if self.report is not None:
-            return self.report.to_dict() | {"file": self.file}
-        error = {"code": self.error_code, "message": self.error, "offset": self.offset}
-        return {"file": self.file, "verdict": None, "signatures": [], "error": error}
 
 
 @output.reports_errors
 def verify(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="DICOM files, or folders of them.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="DICOM files, folders of them, or a DICOMDIR.")],
     trust: Annotated[list[Path], typer.Option("--trust", help="Certificates to trust: PEM file or folder.")],
     intermediates: Annotated[list[Path] | None, typer.Option("--intermediates", help="CA certificates that help.")] = None,
     crl: Annotated[list[Path] | None, typer.Option("--crl", help="Certificate revocation list; repeatable.")] = None,
@@ -94,11 +43,21 @@ def verify(
     trust_signing_time: Annotated[
         bool, typer.Option("--trust-signing-time", help="Believe the claimed time when the certificate has expired since.")
     ] = False,
+    details: Annotated[bool, typer.Option("--details", help="Say everything about every signature instead of a table.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per file, one per line.")] = False,
-    html: Annotated[Path | None, typer.Option("--html", metavar="F", help="Write a report page as well.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="F", help="Write a report page with pictures as well.")] = None,
     workers: Annotated[int, typer.Option("--workers", metavar="N", help="Verify on N processes.")] = 1,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", metavar="F", help="Keep what is done in this file, and do not do it again after an interruption."),
+    ] = None,
 ) -> None:
-    """Judge every digital signature of DICOM files. Ends with 0 only if all files are signed and every signature passes."""
+    """Judge every digital signature of DICOM files. Ends with 0 only if all files are signed and every signature passes.
+
+    A signed report or key object is compared with the images it refers to, as far as these are among the files given.
+    """
+    from securepacs.cli.verify_work import Question, targets_in
+
     if not 1 <= workers <= MAX_WORKERS:
         raise UsageError(f"--workers takes 1 to {MAX_WORKERS}")
     question = Question(
@@ -112,99 +71,69 @@ def verify(
         allow_weak_hash=allow_weak_hash,
         trust_signing_time=trust_signing_time,
         allowed_hosts=tuple(allow_host or ()),
+        places=tuple(paths),
     )
     verifier = question.verifier()  # mistakes show before the work starts
-    files = files_in(paths)
-    outcomes = []
-    for outcome in _with_progress(_outcomes(files, question, verifier, workers), len(files)):
-        outcomes.append(outcome)
-        if as_json:
-            output.print_json(outcome.to_dict())
-        else:
-            print_outcome(outcome)
+    targets = list(targets_in(paths))
+    codes: list[int] = []
+    kept: list[Outcome] = []
+    with _progress_file(resume, question, verifier, at_given=at is not None) as progress:
+        found = _outcomes(targets, question, verifier, workers, progress)
+        for outcome in output.with_progress(found, len(targets), "verifying"):
+            codes.append(outcome.code)
+            if html is not None or not (as_json or details):
+                kept.append(outcome)
+            if as_json:
+                output.print_json(outcome.to_dict())
+            elif details:
+                print_outcome(outcome)
+    if not (as_json or details):
+        from securepacs.cli.verify_table import print_verdicts
+
+        print_verdicts(kept, question.at)
     if html is not None:
         from securepacs.cli.verify_page import write_page
 
-        write_page(html, outcomes, question.at)
-    raise SystemExit(output.worst_of_files(outcome.code for outcome in outcomes))
+        write_page(html, kept, question.at)
+    raise SystemExit(output.worst_of_files(codes))
 
 
-def _outcomes(files: Sequence[Path], question: Question, verifier: Verifier, workers: int) -> Iterator[Outcome]:
-    if workers == 1 or len(files) == 1:
-        yield from (judge(verifier, file) for file in files)
-        return
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
+def _progress_file(
+    path: Path | None, question: Question, verifier: Verifier, *, at_given: bool
+) -> AbstractContextManager[ProgressFile | None]:
+    if path is None:
+        return nullcontext()
+    from securepacs.cli.resume import ProgressFile
 
-    with ProcessPoolExecutor(
-        min(workers, len(files)), multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(question,)
-    ) as pool:
-        yield from pool.map(_judge_in_worker, files, chunksize=_CHUNK)
+    return ProgressFile(path, question, verifier.policy, at_given=at_given)
 
 
-_worker: list[Verifier] = []  # the verifier of a worker process
+def _outcomes(
+    targets: Sequence[Path | Outcome], question: Question, verifier: Verifier, workers: int, progress: ProgressFile | None
+) -> Iterator[Outcome]:
+    """Yield the outcome for every target in order: known already, kept from an earlier run, or worked out now."""
+    from securepacs.cli.verify_work import judge, outcomes_of
 
-
-def _start_worker(question: Question) -> None:
-    _worker.append(question.verifier())
-
-
-def _judge_in_worker(file: Path) -> Outcome:
-    return judge(_worker[0], file)
-
-
-def judge(verifier: Verifier, file: Path) -> Outcome:
-    """Verify one file; what keeps it from being read becomes part of the outcome."""
-    from securepacs.wiring import exit_code
-
-    name = str(file).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    try:
-        report = verifier.evaluate(file)
-    except SecurePacsError as error:
-        offset = error.offset if isinstance(error, MalformedError) else None
-        return Outcome(name, exit_code(error), error=str(error), error_code=error.code, offset=offset)
-    return Outcome(name, 0 if report.verdict == "TOTAL-PASSED" else 1, report)
-
-
-def _with_progress(outcomes: Iterable[Outcome], total: int) -> Iterable[Outcome]:
-    """Show a progress bar on stderr when it is a terminal and there is more than a moment's work."""
-    if total < 20 or not output.errors.is_terminal:
-        return outcomes
-    from rich.progress import track
-
-    return track(outcomes, "verifying", total=total, console=output.errors, transient=True)
+    files = [target for target in targets if isinstance(target, Path)]
+    done = {file for file in files if progress.known(file)} if progress else set()
+    if done:
+        output.errors.print(f"{len(done)} files were done before", markup=False, highlight=False)
+    fresh = outcomes_of([file for file in files if file not in done], question, verifier, workers)
+    for target in targets:
+        if not isinstance(target, Path):
+            yield target
+            continue
+        outcome = progress.known(target) if progress and target in done else next(fresh)
+        if outcome is None:  # changed since it was looked at a moment ago
+            outcome = judge(verifier, target)
+        if progress and target not in done:
+            progress.keep(target, outcome)
+        yield outcome
 
 
 def print_outcome(outcome: Outcome) -> None:
-    """Print the verdict about one file for a human."""
-    if outcome.report is None:
-        _line(f"ERROR          {outcome.file}: {outcome.error}")
-        return
-    report = outcome.report
-    _line(f"{report.verdict:<14} {outcome.file}")
-    for result in report.signatures:
-        for text in describe(result):
-            _line(f"    {text}")
-    for profile in report.missing:
-        _line(f"    required, but no passed signature meets it: {profile}")
-    if report.uncovered:
-        shown, more = report.uncovered[:_NAMES_SHOWN], len(report.uncovered) - _NAMES_SHOWN
-        rest = f" and {more} more (all with --json)" if more > 0 else ""
-        _line(f"    not covered by any passed signature: {', '.join(shown)}{rest}")
+    """Print everything about one file for somebody who knows the standard."""
+    from securepacs.cli.verdicts import details
 
-
-def describe(result: SignatureResult) -> Iterator[str]:
-    """Yield the lines about one signature."""
-    reason = f" ({result.sub_indication}: {result.detail})" if result.sub_indication else ""
-    yield f"{result.indication}{reason}"
-    yield f"  signature {result.uid} in {result.location or 'the data set'}"
-    yield f"  profile {result.profile}, {result.signature_algorithm} over {result.mac_algorithm}"
-    yield f"  by {result.signer or 'an unknown signer'}"
-    stamp = f", time stamp {result.timestamp.isoformat()}" if result.timestamp else ", not time-stamped"
-    yield f"  claimed time {result.signing_time.isoformat() if result.signing_time else 'unreadable'}{stamp}"
-    for warning in result.warnings:
-        yield f"  warning: {warning}"
-
-
-def _line(text: str) -> None:
-    output.console.print(printable(text), markup=False, highlight=False)
+    for line in details(outcome):
+        output.console.print(printable(line), markup=False, highlight=False)

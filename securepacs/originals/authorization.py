@@ -18,14 +18,11 @@ from securepacs.dicom import open_dataset
 from securepacs.dicom.elements import Buffer
 from securepacs.errors import AccessDenied, IntegrityFailure, UsageError, VerificationError
 from securepacs.originals.instances import Target, load
-from securepacs.originals.key_object import PURPOSES, KeyObject, Reference, read_key_object
-from securepacs.originals.references import check_mac
+from securepacs.originals.key_object import PURPOSES, KeyObject, read_key_object
 from securepacs.originals.registry import Evidence, Holding, InstanceFacts, OriginalRegistry
 from securepacs.originals.stamp import check_comment, check_texts, facts_of
-from securepacs.signatures.sequences import (
-    read_signatures,
-    survey,
-)
+from securepacs.signatures.references import InstanceUids, check_mac
+from securepacs.signatures.sequences import read_signatures, survey
 from securepacs.signatures.values import der_value
 
 if TYPE_CHECKING:
@@ -142,15 +139,15 @@ def _certificates(raw: Buffer) -> Mapping[str, x509.Certificate]:
 
 def _check_instances(document: KeyObject, instances: Iterable[Target], comment: str) -> dict[str, str]:
     """Compare each instance with its reference; return SOP Instance UID to content digest of all that are named."""
-    references = {reference.sop_instance_uid: reference for reference in document.references}
+    references = {reference.instance.sop_instance_uid: reference for reference in document.references}
     expected: dict[str, str] = {}
     for target in instances:
         data = load(target)
         facts = facts_of(data)
         reference = references.get(facts.sop_instance_uid)
-        if reference is None:
+        if reference is None or reference.mac is None:
             raise UsageError(f"the key object does not name instance {facts.sop_instance_uid}")
-        if _identity(facts) != _identity(reference):
+        if _identity(facts) != _identity(reference.instance):
             raise IntegrityFailure(
                 f"instance {facts.sop_instance_uid} is not of the study, series or class signed for", standard=CLAUSE
             )
@@ -167,5 +164,5 @@ def _check_instances(document: KeyObject, instances: Iterable[Target], comment: 
     return expected
 
 
-def _identity(named: InstanceFacts | Reference) -> tuple[str, str, str]:
+def _identity(named: InstanceFacts | InstanceUids) -> tuple[str, str, str]:
     return named.study_instance_uid, named.series_instance_uid, named.sop_class_uid

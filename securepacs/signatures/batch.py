@@ -15,8 +15,9 @@ from securepacs.dicom.elements import Buffer
 from securepacs.dicom.files import map_file, replace_file, sync_folder
 from securepacs.dicom.part10 import is_deflated
 from securepacs.errors import SecurePacsError, TokenError, UsageError
+from securepacs.signatures.preparation import Preparation, SigningOptions, Value
 from securepacs.signatures.sequences import DIGITAL_SIGNATURES_SEQUENCE
-from securepacs.signatures.sign import Preparation, SigningOptions, Value, prepare
+from securepacs.signatures.sign import check_credential, prepare
 from securepacs.tokens.credential import Credential
 
 _THREADS = 2  # one can write while the other waits for the disk
@@ -81,8 +82,10 @@ def sign_files(
     with FileWriter() as writer:
         for source, target in pairs:
             try:
+                asked = options()
+                check_credential(credential, asked.profile)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                waiting.append(_sign(source, target, prepare(map_file(source), credential, options()), writer))
+                waiting.append(_sign(source, target, prepare(map_file(source), asked), credential, writer))
             except TokenError:
                 yield from map(_outcome, waiting)
                 raise
@@ -96,13 +99,15 @@ def sign_files(
         yield from map(_outcome, waiting)
 
 
-def _sign(source: Path, target: Path, preparation: Preparation, writer: FileWriter) -> tuple[SignedFile, Future[None]]:
+def _sign(
+    source: Path, target: Path, preparation: Preparation, credential: Credential, writer: FileWriter
+) -> tuple[SignedFile, Future[None]]:
     """Sign one file and hand it to the writer; a large one is already being written while it is hashed."""
-    size = _value_size(preparation)
+    size = _value_size(preparation, credential)
     if size is None:
-        signed = preparation.assemble(preparation.values())
+        signed = preparation.assemble(credential, preparation.values(credential))
         return SignedFile(source, target, signed.uids, signed.padded), writer.write(target, signed.pieces)
-    draft = preparation.assemble([Value(bytes(size)) for _ in preparation.drafts])
+    draft = preparation.assemble(credential, [Value(bytes(size)) for _ in preparation.drafts])
     blank = draft.additions[DIGITAL_SIGNATURES_SEQUENCE]
     complete: Future[bytes] = Future()  # the same element with the values in it
 
@@ -112,7 +117,7 @@ def _sign(source: Path, target: Path, preparation: Preparation, writer: FileWrit
 
     written = writer.write(target, pieces())
     try:
-        signed = preparation.assemble(preparation.values())
+        signed = preparation.assemble(credential, preparation.values(credential))
         if len(signed.additions[DIGITAL_SIGNATURES_SEQUENCE]) != len(blank):
             raise TokenError("the signature value is not as long as the key", standard="RFC 8017 8.2.1")
     except BaseException as error:
@@ -122,9 +127,9 @@ def _sign(source: Path, target: Path, preparation: Preparation, writer: FileWrit
     return SignedFile(source, target, signed.uids, signed.padded), written
 
 
-def _value_size(preparation: Preparation) -> int | None:
+def _value_size(preparation: Preparation, credential: Credential) -> int | None:
     """Return how long each signature value will be, when that is known beforehand and worth knowing: large file, RSA, no stamp."""
-    key = preparation.credential.private_key
+    key = credential.private_key
     plain = isinstance(key, rsa.RSAPrivateKey) and preparation.options.timestamp is None
     if not plain or is_deflated(preparation.dataset.transfer_syntax) or len(preparation.raw) < _LARGE:
         return None

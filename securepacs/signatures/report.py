@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from securepacs.signatures.reference_check import ReferenceResult
 
 TOTAL_PASSED = "TOTAL-PASSED"
 TOTAL_FAILED = "TOTAL-FAILED"
@@ -79,11 +82,13 @@ class SignatureReport:
     """The verdict about one instance: the worst of its signatures, NO-SIGNATURE when it has none.
 
     `missing`: required profiles that no passed signature of the outermost data set meets; they make a pass INDETERMINATE.
+    `references`: the outcome of every secure reference of the document, when they were compared.
     """
 
     file: str
     signatures: tuple[SignatureResult, ...]
     missing: tuple[str, ...] = ()
+    references: tuple[ReferenceResult, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -106,4 +111,5 @@ class SignatureReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report under its published names, ready for JSON."""
-        return {"file": self.file, "verdict": self.verdict, "signatures": [result.to_dict() for result in self.signatures]}
+        found = {"file": self.file, "verdict": self.verdict, "signatures": [result.to_dict() for result in self.signatures]}
+        return found | {"references": [one.to_dict() for one in self.references]} if self.references else found

@@ -9,44 +9,37 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
-from cryptography.hazmat.primitives.serialization import Encoding as CertificateEncoding
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from securepacs import codes
-from securepacs.dicom.edit import Path, encode_item, encode_sequence, join_pieces, splice
+from securepacs.dicom.edit import Path
 from securepacs.dicom.elements import Buffer, Part
 from securepacs.dicom.files import write_atomically
 from securepacs.dicom.part10 import EncodedDataSet, compression_of, open_dataset
 from securepacs.dicom.vr import LONG_FORM
 from securepacs.errors import MalformedError, UsageError
 from securepacs.signatures import profiles
-from securepacs.signatures.check import digest
 from securepacs.signatures.coverage import Outline, outline
 from securepacs.signatures.instances import raw_of
+from securepacs.signatures.preparation import Draft, Preparation, Signed, SigningOptions
 from securepacs.signatures.profiles import CREATION_ALGORITHMS, Coverage, Profile, Traits, name_tag, parse_tag
 from securepacs.signatures.sequences import (
-    DIGITAL_SIGNATURES_SEQUENCE,
-    MAC_PARAMETERS_SEQUENCE,
     Scope,
+    Survey,
     encode_mac_parameters,
     encode_purpose,
     encode_signature_head,
-    encode_signature_value,
     next_mac_id,
     scope_tokens,
     survey,
-    with_items,
 )
 from securepacs.signatures.values import format_date_time
-from securepacs.tokens.credential import Credential, SigningKey
+from securepacs.tokens.credential import Credential
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -55,35 +48,6 @@ if TYPE_CHECKING:
 MINIMUM_RSA_BITS = 2048
 _ITEM = re.compile(r"([0-9A-Fa-f]{8}|\w+)\[(\d{1,9})\]")
 _DEFAULT_COVERAGE = {Profile.CREATOR: Coverage.CREATOR, Profile.AUTHORIZATION: Coverage.AUTHORIZATION, Profile.SR: Coverage.SR}
-_HASH = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}
-
-
-@dataclass(frozen=True, slots=True)
-class SigningOptions:
-    """How to sign. The fields are the parameters of `sign`."""
-
-    at: datetime
-    profile: Profile = Profile.CREATOR
-    coverage: Coverage | None = None
-    mac: str = "sha256"
-    purpose: int | None = None
-    tags: tuple[int, ...] = ()
-    item: Path = ()
-    identity: bool = False
-    timestamp: Callable[[bytes], bytes] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Signed:
-    """A signed instance: the file in pieces, the new elements (tag to encoded element), the UIDs of the signatures made.
-
-    `padded`: some signed text value carries surplus padding, which verifiers that trim values (DCMTK) will not reproduce.
-    """
-
-    pieces: tuple[Buffer, ...]
-    additions: dict[int, bytes]
-    uids: tuple[str, ...]
-    padded: bool
 
 
 def sign(
@@ -180,18 +144,25 @@ def parse_item(text: str) -> Path:
 
 def sign_encoded(raw: Buffer, credential: Credential, options: SigningOptions) -> Signed:
     """Sign a DICOM file given as bytes or mapping; the result is in pieces, what is not new being views of `raw` (PS3.15 C)."""
-    preparation = prepare(raw, credential, options)
-    return preparation.assemble(preparation.values())
-
-
-def prepare(raw: Buffer, credential: Credential, options: SigningOptions) -> Preparation:
-    """Check everything, and settle all of the new signatures but their values: places, MAC IDs, UIDs, coverage."""
     check_credential(credential, options.profile)
+    preparation = prepare(raw, options)
+    return preparation.assemble(credential, preparation.values(credential))
+
+
+def prepare(raw: Buffer, options: SigningOptions, *, drafts: tuple[Draft, ...] | None = None) -> Preparation:
+    """Settle all of the new signatures but their values: places, MAC IDs, UIDs, coverage. No key is needed yet.
+
+    `drafts`: those of an earlier preparation of exactly this file, to be kept. Not checked: that they are of this file.
+    """
     dataset = open_dataset(raw)
     found = survey(dataset, wanted=options.item)
     scope = found.at(options.item)
     if scope is None:
         raise UsageError("the data set has no such item to sign in")
+    return Preparation(raw, dataset, scope, options, _drafts(dataset, found, scope, options) if drafts is None else drafts)
+
+
+def _drafts(dataset: EncodedDataSet, found: Survey, scope: Scope, options: SigningOptions) -> tuple[Draft, ...]:
     own = outline(dataset, scope)
     signable = _signable(dataset, scope)
     plans = [_choose(own, signable, options)]
@@ -203,7 +174,7 @@ def prepare(raw: Buffer, credential: Credential, options: SigningOptions) -> Pre
         mac_id = next_mac_id(taken)
         taken.add(mac_id)
         drafts.append(_draft(dataset, own, tags, mac_id, options))
-    return Preparation(raw, dataset, scope, credential, options, tuple(drafts))
+    return tuple(drafts)
 
 
 def check_credential(credential: Credential, profile: Profile) -> None:
@@ -297,65 +268,6 @@ def _purpose(options: SigningOptions, own: Outline) -> int | None:
     return profiles.VERIFICATION if own.traits.verified else profiles.AUTHOR
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """One new signature without its value: the content of its MAC Parameters item, and the hashed parts of its own item."""
-
-    uid: str
-    parameters: bytes
-    head: bytes
-    purpose: bytes
-    tags: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """What completes a draft: signature value and time stamp (or b""); `padded` as in Signed."""
-
-    signature: bytes
-    timestamp: bytes = b""
-    padded: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Preparation:
-    """New signatures of one instance, complete but for their values."""
-
-    raw: Buffer
-    dataset: EncodedDataSet
-    scope: Scope
-    credential: Credential
-    options: SigningOptions
-    drafts: tuple[Draft, ...]
-
-    def values(self) -> list[Value]:
-        """Hash and sign; get the time stamps if some are asked for."""
-        algorithm, stamp = CREATION_ALGORITHMS[self.options.mac], self.options.timestamp
-        made = []
-        for draft in self.drafts:
-            hashed = draft.head + draft.purpose
-            mac, stream = digest(self.dataset, self.scope, frozenset(draft.tags), (memoryview(hashed), 0, len(hashed)), algorithm)
-            signature = sign_digest(self.credential.private_key, mac, self.options.mac)
-            made.append(Value(signature, stamp(signature) if stamp else b"", stream.padded))
-        return made
-
-    def assemble(self, values: Sequence[Value]) -> Signed:
-        """Put the instance together with one value for each draft."""
-        dataset, scope, encoding = self.dataset, self.scope, self.dataset.encoding
-        certificate = self.credential.certificate.public_bytes(CertificateEncoding.DER)
-        items = [
-            draft.head + encode_signature_value(certificate, value.signature, value.timestamp, encoding) + draft.purpose
-            for draft, value in zip(self.drafts, values, strict=True)
-        ]
-        grown = (
-            (MAC_PARAMETERS_SEQUENCE, scope.mac_parameters, [draft.parameters for draft in self.drafts]),
-            (DIGITAL_SIGNATURES_SEQUENCE, scope.signatures, items),
-        )
-        additions = {tag: _grown(dataset, tag, place, contents) for tag, place, contents in grown}
-        pieces = join_pieces(self.raw, splice(dataset, additions, path=self.options.item))
-        return Signed(tuple(pieces), additions, tuple(draft.uid for draft in self.drafts), any(value.padded for value in values))
-
-
 def _draft(dataset: EncodedDataSet, own: Outline, tags: tuple[int, ...], mac_id: int, options: SigningOptions) -> Draft:
     syntax = compression_of(dataset.transfer_syntax) or codes.EXPLICIT_VR_LITTLE_ENDIAN
     uid = f"2.25.{uuid.uuid4().int}"  # PS3.5 B.2
@@ -366,22 +278,6 @@ def _draft(dataset: EncodedDataSet, own: Outline, tags: tuple[int, ...], mac_id:
         encode_purpose(_purpose(options, own), dataset.encoding),
         tags,
     )
-
-
-def sign_digest(key: SigningKey, mac: bytes, algorithm: str) -> bytes:
-    """Sign a finished digest: RSA PKCS #1 v1.5 with DigestInfo, or ECDSA as DER."""
-    prehashed = Prehashed(_HASH[algorithm])
-    if isinstance(key, rsa.RSAPrivateKey):
-        return key.sign(mac, padding.PKCS1v15(), prehashed)
-    return key.sign(mac, ec.ECDSA(prehashed))
-
-
-def _grown(dataset: EncodedDataSet, tag: int, place: tuple[int, int] | None, contents: list[bytes]) -> bytes:
-    """Return the sequence with the new items at its end, made when it was not there."""
-    if place is None:
-        return encode_sequence(tag, contents, dataset.encoding)
-    items = b"".join(encode_item(content, dataset.encoding) for content in contents)
-    return with_items(bytes(dataset.view[place[0] : place[1]]), items, dataset.encoding)
 
 
 def _sign_dataset(target: Dataset, credential: Credential, options: SigningOptions) -> Signed:

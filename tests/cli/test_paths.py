@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,6 +25,14 @@ def names(paths: list[Path], tree: Path) -> list[str]:
 
 def test_arguments_keep_their_order_and_folders_are_sorted(tree: Path) -> None:
     assert names(files_in([tree / "c", tree / "a.dcm", tree / "b"]), tree) == ["c/d/3.dcm", "a.dcm", "b/1.dcm", "b/2.dcm"]
+
+
+def test_pipes_in_a_folder_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    os.mkfifo(tmp_path / "b")
+    (tmp_path / "c").symlink_to(tmp_path / "a")
+    (tmp_path / "d").symlink_to(tmp_path / "nowhere")
+    assert files_in([tmp_path]) == [tmp_path / "a", tmp_path / "c"]
 
 
 def test_missing_files_and_empty_folders_are_usage_errors(tree: Path, tmp_path: Path) -> None:

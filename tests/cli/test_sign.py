@@ -43,6 +43,17 @@ def test_signing_many_files_into_a_folder(key: list[str], tmp_path: Path) -> Non
     assert evaluate(tmp_path / "out" / "MR_small.dcm", policy()).verdict == "TOTAL-PASSED"
 
 
+def test_a_dicomdir_is_left_alone(key: list[str], tmp_path: Path) -> None:
+    disc = tmp_path / "disc"
+    disc.mkdir()
+    directory = (Path(CT).parent / "dicomdirtests" / "DICOMDIR").read_bytes()
+    (disc / "DICOMDIR").write_bytes(directory)
+    (disc / "IM1").write_bytes(Path(CT).read_bytes())
+    assert "left alone" in run(disc, *key, "--in-place")
+    assert (disc / "DICOMDIR").read_bytes() == directory
+    assert evaluate(disc / "IM1", policy()).verdict == "TOTAL-PASSED"
+
+
 def test_signing_in_place(key: list[str], tmp_path: Path) -> None:
     path = tmp_path / "ct.dcm"
     path.write_bytes(Path(CT).read_bytes())

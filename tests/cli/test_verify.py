@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from securepacs import signatures
 from securepacs.cli.main import app
 from securepacs.pki import CertificateProfile, serve
 from tests.support.net import free_port
 from tests.support.pki import make_pki, pem_of
-from tests.support.samples import sample
-from tests.support.signing import forge, pki, signed_bytes, signed_sample
+from tests.support.programs import dcmtk
+from tests.support.samples import flip_pixel, new_instance, sample
+from tests.support.signing import forge, pki, signed_bytes, signed_sample, signer
 
 MR = sample("MR_small.dcm")
 
@@ -82,10 +84,87 @@ def test_a_folder_is_walked(folder: Path, trust: list[str]) -> None:
 
 
 def test_the_text_says_which_signature_and_why(folder: Path, trust: list[str]) -> None:
-    said = run(folder / "changed.dcm", *trust, expect=1)
+    said = run(folder / "changed.dcm", *trust, "--details", expect=1)
     assert "HASH_FAILURE: the signed content was changed" in said
     assert "CN=Dr. Signer" in said
     assert "uncovered:PatientName" in said
+
+
+def test_the_table_tells_a_radiologist(folder: Path, trust: list[str]) -> None:
+    said = run(folder, *trust, expect=3)
+    rows = {row.split("│")[1].strip(): row for row in said.splitlines() if ".dcm" in row}
+    verdicts = {Path(name).name: row.split("│")[2].strip() for name, row in rows.items()}
+    assert verdicts == {
+        "bad.dcm": "DAMAGED", "changed.dcm": "NOT VALID", "good.dcm": "VALID", "plain.dcm": "NOT SIGNED", "weak.dcm": "UNDECIDED",
+    }  # fmt: skip
+    assert "Dr. Signer, Test Hospital" in rows[str(folder / "good.dcm")]
+    assert "CHANGED after it was signed" in said
+    assert "3 files: revocation of the certificate was not checked" in said
+    assert "1 of 5 files valid, as of " in said
+
+
+def test_the_table_of_an_archive_lists_what_is_not_valid(folder: Path, trust: list[str]) -> None:
+    said = run(*[folder / "good.dcm"] * 250, folder / "plain.dcm", *trust, expect=1)
+    assert said.count(".dcm") == 1
+    assert "250 of 251 files valid" in said
+    assert "250 valid files are not listed" in said
+
+
+def test_references_are_resolved_among_the_files(tmp_path: Path, trust: list[str]) -> None:
+    instances = [new_instance("CT_small.dcm", number) for number in (1, 2)]
+    (tmp_path / "ko.dcm").write_bytes(signatures.manifest(instances, signer()))
+    study = tmp_path / "study"
+    study.mkdir()
+    (study / "1.dcm").write_bytes(instances[0])
+    (found,) = lines(run(tmp_path / "ko.dcm", *trust, "--json", expect=0))
+    assert [one["outcome"] for one in found["references"]] == ["missing", "missing"]  # type: ignore[attr-defined]
+    for workers in (1, 2):
+        found, _ = lines(run(tmp_path / "ko.dcm", study, *trust, "--json", "--workers", workers, expect=1))
+        assert [one["outcome"] for one in found["references"]] == ["matches", "missing"]  # type: ignore[attr-defined]
+        assert found["verdict"] == "TOTAL-PASSED"
+    (study / "2.dcm").write_bytes(flip_pixel(instances[1]))
+    assert "images it refers to: 1 unchanged, 1 CHANGED" in run(tmp_path, *trust, expect=1)
+    assert "reference 1.2.826.0.1.3680043.10.999.1.1.2 differs" in run(tmp_path, *trust, "--details", expect=1)
+
+
+@pytest.fixture
+def disc(tmp_path: Path) -> Path:
+    """A file set as media hold it: three signed images and a DICOMDIR that names them."""
+    disc = tmp_path / "disc"
+    (disc / "IMAGES").mkdir(parents=True)
+    for number in (1, 2, 3):
+        (disc / "IMAGES" / f"IM{number}").write_bytes(signed_bytes(new_instance("CT_small.dcm", number)))
+    subprocess.run(
+        [dcmtk("dcmmkdir"), "+r", "+id", str(disc), "+D", str(disc / "DICOMDIR"), "+I"], check=True, timeout=60, cwd=disc
+    )
+    return disc
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("argument", ["DICOMDIR", "."])
+def test_a_dicomdir_stands_for_its_files(argument: str, disc: Path, trust: list[str]) -> None:
+    found = lines(run(disc / argument, *trust, "--json", expect=0))
+    assert sorted(Path(str(one["file"])).name for one in found) == ["IM1", "IM2", "IM3"]
+    assert {one["verdict"] for one in found} == {"TOTAL-PASSED"}
+
+
+@pytest.mark.interop
+def test_a_file_that_the_dicomdir_names_and_is_not_there(disc: Path, trust: list[str]) -> None:
+    (disc / "IMAGES" / "IM2").unlink()
+    found = lines(run(disc, *trust, "--json", expect=1))
+    errors = [one["error"]["code"] for one in found if "error" in one]  # type: ignore[index]
+    assert (len(found), errors) == (3, ["missing"])
+
+
+@pytest.mark.interop
+def test_a_dicomdir_that_leads_out_is_refused(disc: Path, trust: list[str]) -> None:
+    (disc.parent / "SECRETS").write_bytes((disc / "IMAGES" / "IM1").read_bytes())
+    directory = (disc / "DICOMDIR").read_bytes()
+    assert b"IMAGES\\IM1" in directory
+    (disc / "DICOMDIR").write_bytes(directory.replace(b"IMAGES\\IM1", b"..\\SECRETS"[:10].ljust(10)))
+    found = lines(run(disc / "DICOMDIR", *trust, "--json", expect=3))
+    assert [one["error"]["code"] for one in found if "error" in one] == ["malformed"]  # type: ignore[index]
+    assert not any("SECRET" in str(one) for one in found)
 
 
 def test_options_reach_the_verifier(folder: Path, trust: list[str]) -> None:
@@ -136,10 +215,19 @@ def test_the_page_is_self_contained_and_escaped(folder: Path, trust: list[str], 
     parsed = Page()
     parsed.feed(page.read_text(encoding="utf-8"))
     text = " ".join(parsed.words)
-    assert parsed.tags.count("tr") == 7
-    assert parsed.links == []
-    assert not {"img", "script"} & set(parsed.tags)
-    assert all(word in text for word in ("TOTAL-PASSED", "TOTAL-FAILED", "NO-SIGNATURE", "MALFORMED", "onerror=alert"))
+    assert parsed.tags.count("article") == 6
+    assert parsed.tags.count("img") == len(parsed.links) == 5
+    assert all(link.startswith("data:image/png;base64,") for link in parsed.links)
+    assert not {"script", "link", "iframe"} & set(parsed.tags)
+    assert "http" not in page.read_text(encoding="utf-8").replace("http-equiv", "")
+    assert all(word in text for word in ("VALID", "NOT VALID", "NOT SIGNED", "DAMAGED", "onerror=alert", "patient name"))
+
+
+def test_a_page_shows_no_more_pictures_than_it_can_hold(folder: Path, trust: list[str], tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    run(*[folder / "good.dcm"] * 203, *trust, "--html", page, expect=0)
+    text = page.read_text(encoding="utf-8")
+    assert (text.count("<img"), text.count("<article")) == (200, 203)
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,11 @@ from securepacs import signatures
 from securepacs.dicom import open_dataset
 from securepacs.errors import AccessDenied, IllegalTransition, IntegrityFailure, MalformedError, UsageError, VerificationError
 from securepacs.originals import authorize, build_key_object, create, facts_of, read_stamp, sign_key_object, stamped
-from securepacs.originals.key_object import encode
 from securepacs.originals.sql_registry import SqlRegistry
 from securepacs.originals.states import Rule, SOPInstanceStatus
 from securepacs.pki import CertificateProfile
 from securepacs.pki.keys import KeyKind
+from securepacs.signatures.manifests import encode
 from securepacs.store import open_store
 from securepacs.tokens.credential import Credential
 from securepacs.trust import TrustPolicy

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from securepacs.dicom import open_dataset
 from securepacs.errors import IntegrityFailure
-from securepacs.originals.references import check_mac, mac_of
 from securepacs.originals.stamp import stamp
 from securepacs.originals.states import SOPInstanceStatus
+from securepacs.signatures.references import check_mac, mac_of
 from tests.support.samples import sample
 
 # MAC byte stream that dcmsign 3.6.7 writes (+d) for the data set below, without the fields of its signature item
