@@ -135,6 +135,7 @@ class MacStream:
         if part is Part.ELEMENT:
             self._emit_leaf(spans, view, token, encoding)
         elif part is Part.FRAGMENTS and token.vr != b"OB":
+            self._skip(token.offset + 4, token.offset + 6)
             spans.add(_head(token.tag, b"OB"))  # encapsulated data are OB (PS3.5 A.4) even where a writer said OW
         elif part in _OPENING:
             if encoding == EXPLICIT_LITTLE:
