@@ -57,6 +57,8 @@ X509_1993_SIG = "X509_1993_SIG"
 CMS_TSP = "CMS_TSP"
 
 _MAX_MAC_ID = 0xFFFF
+_LONGEST_LIST = 4 << 16
+_MOST_SIGNATURES = 1024  # in one instance; each may cost a pass over all of it
 _SHORT_LIST = 4096  # bytes of Data Elements Signed; longer lists are not worth remembering
 
 
@@ -145,6 +147,8 @@ def survey(dataset: EncodedDataSet, *, wanted: Path | None = None) -> Survey:
             stack.append(_Open((*outer.path, (head.tag, count)), token.value_offset, outer.signed, {}))
         elif part is Part.ITEM_END:
             scopes += _closed(stack.pop(), token.offset, wanted)
+            if len(scopes) > _MOST_SIGNATURES:
+                raise MalformedError(f"more than {_MOST_SIGNATURES} items carry signatures", offset=token.offset)
         elif part is Part.SEQUENCE_END:
             head, _ = sequences.pop()
             if head.tag in (MAC_PARAMETERS_SEQUENCE, DIGITAL_SIGNATURES_SEQUENCE) and head.vr == b"SQ":
@@ -190,6 +194,9 @@ def read_mac_parameters(dataset: EncodedDataSet, scope: Scope) -> list[MacParame
         raw_tags = values.get(DATA_ELEMENTS_SIGNED, b"")
         if not raw_tags or len(raw_tags) % 4:
             problems.append("Data Elements Signed is missing or cut off")
+        elif len(raw_tags) > _LONGEST_LIST:
+            problems.append("Data Elements Signed is longer than any data set")
+            raw_tags = b""
         found.append(
             MacParameters(
                 mac_id=_mac_id(values, problems),
@@ -248,10 +255,13 @@ def _items(dataset: EncodedDataSet, place: tuple[int, int] | None) -> Iterator[t
     """Yield (start, end) of the content of each item of the sequence element at `place`."""
     if place is None:
         return
-    start = 0
+    start = count = 0
     for token in tokens(dataset.view, place[0], encoding=dataset.encoding, end=place[1]):
         if token.part is Part.ITEM and token.depth == 1:
             start = token.value_offset
+            count += 1
+            if count > _MOST_SIGNATURES:
+                raise MalformedError(f"there are more than {_MOST_SIGNATURES} signatures", offset=token.offset)
         elif token.part is Part.ITEM_END and token.depth == 1:
             yield start, token.offset
 
