@@ -78,10 +78,13 @@ def sign_files(
     outcome's error; TokenError ends the run, after what was signed before it is written.
     """
     waiting: deque[tuple[SignedFile, Future[None] | None]] = deque()
+    folders: set[Path] = set()
     with FileWriter() as writer:
         for source, target in pairs:
             try:
-                target.parent.mkdir(parents=True, exist_ok=True)
+                if target.parent not in folders:  # to ask the file system for each file costs as much as to sign it
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    folders.add(target.parent)
                 waiting.append(_sign(source, target, prepare(map_file(source), credential, options()), writer))
             except TokenError:
                 yield from map(_outcome, waiting)

@@ -317,7 +317,7 @@ def next_mac_id(taken: frozenset[int] | set[int]) -> int:
 
 def encode_mac_parameters(mac_id: int, transfer_syntax: str, algorithm: str, tags: tuple[int, ...], encoding: Encoding) -> bytes:
     """Encode the content of a MAC Parameters item in the file's encoding; `tags` ascending."""
-    signed = b"".join(struct.pack("<HH", tag >> 16, tag & 0xFFFF) for tag in tags)
+    signed = struct.pack(f"<{2 * len(tags)}H", *[word for tag in tags for word in (tag >> 16, tag & 0xFFFF)])
     return b"".join(
         (
             encode_element(MAC_ID_NUMBER, b"US", struct.pack("<H", mac_id), encoding),
