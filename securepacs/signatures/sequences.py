@@ -79,7 +79,7 @@ class Survey:
 
     scopes: tuple[Scope, ...]
     parameters: tuple[tuple[MacParameters, ...], ...]  # of each scope
-    mac_ids: frozenset[int]
+    mac_ids: frozenset[int]  # in the whole instance, history included
     mac_ids_repeat: bool  # across data sets: the standard wants them unique in the instance, DCMTK counts per data set
 
     def at(self, path: Path) -> Scope | None:
@@ -159,9 +159,15 @@ def survey(dataset: EncodedDataSet, *, wanted: Path | None = None) -> Survey:
                 stack[-1].pieces[head.tag] = (head.offset, token.value_offset)
     scopes += _closed(stack[0], dataset.end, wanted)
     scopes.sort(key=lambda scope: scope.start)
-    parameters = tuple(tuple(read_mac_parameters(dataset, scope)) for scope in scopes)
-    ids = [one.mac_id for several in parameters for one in several if one.mac_id is not None]
-    return Survey(tuple(scopes), parameters, frozenset(ids), len(set(ids)) < len(ids))
+    read = [(scope, tuple(read_mac_parameters(dataset, scope))) for scope in scopes]
+    current = [(scope, found) for scope, found in read if all(tag != ORIGINAL_ATTRIBUTES_SEQUENCE for tag, _ in scope.path)]
+    ids = [one.mac_id for _, found in current for one in found if one.mac_id is not None]
+    return Survey(
+        scopes=tuple(scope for scope, _ in current),
+        parameters=tuple(found for _, found in current),
+        mac_ids=frozenset(one.mac_id for _, found in read for one in found if one.mac_id is not None),
+        mac_ids_repeat=len(set(ids)) < len(ids),
+    )
 
 
 def _reserved_bytes_set(dataset: EncodedDataSet, token: Token) -> bool:
@@ -171,7 +177,7 @@ def _reserved_bytes_set(dataset: EncodedDataSet, token: Token) -> bool:
 
 
 def _closed(level: _Open, end: int, wanted: Path | None) -> list[Scope]:
-    if not (level.pieces or level.path == wanted) or any(tag == ORIGINAL_ATTRIBUTES_SEQUENCE for tag, _ in level.path):
+    if not (level.pieces or level.path == wanted):
         return []
     parameters, signatures = (level.pieces.get(tag) for tag in (MAC_PARAMETERS_SEQUENCE, DIGITAL_SIGNATURES_SEQUENCE))
     return [Scope(level.path, level.start, end, level.signed, parameters, signatures)]
