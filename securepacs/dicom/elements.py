@@ -174,6 +174,15 @@ def tokens(
                     break
                 yield token(Token, (leaf, group << 16 | number, vr, offset, value_offset, length, depth))
                 offset = next_offset
+        elif frame.part is Part.FRAGMENTS:
+            unpack_item, end = _IMPLICIT[frame.encoding.little].unpack_from, frame.end
+            while offset + 8 <= end:
+                group, number, length = unpack_item(data, offset)
+                next_offset = offset + 8 + length
+                if group != 0xFFFE or number != 0xE000 or length == UNDEFINED or next_offset > end:
+                    break
+                yield token(Token, (Part.FRAGMENT, ITEM, frame.vr, offset, offset + 8, length, depth))
+                offset = next_offset
         if offset >= frame.end:
             if frame.delimited:
                 raise MalformedError("a delimiter is missing", offset=offset, standard="PS3.5 7.5.2")
@@ -190,9 +199,6 @@ def tokens(
                 yield Token(_END_OF[frame.part], frame.tag, frame.vr, offset, value_offset, 0, depth)
                 frame = stack.pop()
                 depth = len(stack) // 2
-            elif frame.part is Part.FRAGMENTS:
-                yield Token(Part.FRAGMENT, tag, frame.vr, offset, value_offset, length, depth)
-                value_offset = opened.end
             else:
                 depth = len(stack) // 2 + 1
                 yield Token(Part.ITEM, tag, b"", offset, value_offset, length, depth)

@@ -79,12 +79,15 @@ def sign_files(
     outcome's error; TokenError ends the run, after what was signed before it is written.
     """
     waiting: deque[tuple[SignedFile, Future[None] | None]] = deque()
+    folders: set[Path] = set()
     with FileWriter() as writer:
         for source, target in pairs:
             try:
                 asked = options()
                 check_credential(credential, asked.profile)
-                target.parent.mkdir(parents=True, exist_ok=True)
+                if target.parent not in folders:  # to ask the file system for each file costs as much as to sign it
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    folders.add(target.parent)
                 waiting.append(_sign(source, target, prepare(map_file(source), asked), credential, writer))
             except TokenError:
                 yield from map(_outcome, waiting)

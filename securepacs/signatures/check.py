@@ -80,9 +80,14 @@ class _Hashed:
 HASHED = _Hashed()
 
 
+_MOST_CERTIFICATE = 1 << 16  # bytes
+
+
 @lru_cache(maxsize=256)
 def read_certificate(raw: bytes) -> x509.Certificate:
     """Read a Certificate of Signer: one DER certificate, perhaps with a pad byte. MalformedError for anything else."""
+    if len(raw) > _MOST_CERTIFICATE:
+        raise MalformedError(f"the certificate has {len(raw)} bytes, more than {_MOST_CERTIFICATE}", standard="PS3.3 C.12.1.1.3")
     try:
         value = der_value(raw)
         certificate = x509.load_der_x509_certificate(value)

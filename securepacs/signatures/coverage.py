@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from securepacs.dicom.elements import ITEM, Part
 from securepacs.dicom.part10 import EncodedDataSet, compression_of
+from securepacs.errors import MalformedError
 from securepacs.signatures import profiles
 from securepacs.signatures.mac import MacStream
 from securepacs.signatures.profiles import (
@@ -35,6 +36,7 @@ from securepacs.signatures.sequences import (
     scope_tokens,
 )
 
+_MOST_ATTRIBUTES = 65_536  # PS3.6 has some 5000
 _ITEM_TAG = re.compile(rb"\xfe\xff\x00\xe0", re.DOTALL)
 _NO_ATTRIBUTES = frozenset({MAC_PARAMETERS_SEQUENCE, DIGITAL_SIGNATURES_SEQUENCE, ITEM})
 _LISTS = {
@@ -70,7 +72,12 @@ class Coverage:
 def outline(dataset: EncodedDataSet, scope: Scope | None = None) -> Outline:
     """Return what is in the outermost data set, or in the item of `scope`."""
     place = scope or Scope((), dataset.start, dataset.end, signed_pixels=False, mac_parameters=None, signatures=None)
-    tags = {token.tag for token in scope_tokens(dataset, place) if not token.depth}
+    tags: set[int] = set()
+    for token in scope_tokens(dataset, place):
+        if not token.depth:
+            tags.add(token.tag)
+            if len(tags) > _MOST_ATTRIBUTES:
+                raise MalformedError(f"a signed data set has more than {_MOST_ATTRIBUTES} attributes", offset=token.offset)
     tags -= _NO_ATTRIBUTES
     verified = profiles.VERIFICATION_FLAG in tags and any(
         bytes(dataset.value(token)).strip(b" \0") == b"VERIFIED"

@@ -15,13 +15,12 @@ from securepacs.signatures.check import read_certificate
 from securepacs.signatures.coverage import measure, outline
 from securepacs.signatures.instances import Target, raw_of
 from securepacs.signatures.judgement import name_key
-from securepacs.signatures.mac import MacStream
+from securepacs.signatures.mac import MacStream, UnsignableError
 from securepacs.signatures.profiles import PURPOSE_SCHEME, PURPOSES, name_tag
 from securepacs.signatures.sequences import (
     MacParameters,
     Scope,
     SignatureItem,
-    read_mac_parameters,
     read_signatures,
     scope_tokens,
     survey,
@@ -36,19 +35,24 @@ def describe(target: Target) -> dict[str, Any]:
     """
     raw, name = raw_of(target)
     dataset = open_dataset(raw)
+    found = survey(dataset)
     signatures = [
-        _describe(dataset, scope, item, read_mac_parameters(dataset, scope))
-        for scope in survey(dataset).scopes
+        _describe(dataset, scope, item, parameters)
+        for scope, parameters in zip(found.scopes, found.parameters, strict=True)
         for item in read_signatures(dataset, scope)
     ]
     return {"file": name, "transfer_syntax": dataset.transfer_syntax, "signatures": signatures}
 
 
-def _describe(dataset: EncodedDataSet, scope: Scope, item: SignatureItem, parameters: list[MacParameters]) -> dict[str, Any]:
+def _describe(dataset: EncodedDataSet, scope: Scope, item: SignatureItem, parameters: tuple[MacParameters, ...]) -> dict[str, Any]:
     mine = next((one for one in parameters if one.mac_id == item.mac_id), MacParameters(problems=["no MAC Parameters item"]))
     outermost = outline(dataset)
     stream = MacStream(update=len)
-    stream.feed(dataset.view, scope_tokens(dataset, scope), frozenset(mine.tags), dataset.encoding)
+    problems = [*item.problems, *mine.problems]
+    try:
+        stream.feed(dataset.view, scope_tokens(dataset, scope), frozenset(mine.tags), dataset.encoding)
+    except UnsignableError as error:
+        problems.append(error.message)
     certificate = _certificate(item.certificate)
     key = certificate.public_key() if certificate else None
     coverage = measure(dataset, scope, mine, stream, outermost, in_profiles=isinstance(key, rsa.RSAPublicKey), purpose=item.purpose)
@@ -68,7 +72,7 @@ def _describe(dataset: EncodedDataSet, scope: Scope, item: SignatureItem, parame
         "signed_tags": [f"{tag:08X}" for tag in mine.tags],
         "covered": [name_tag(tag) for tag in stream.seen],
         "uncovered": list(coverage.uncovered),
-        "problems": [*item.problems, *mine.problems],
+        "problems": problems,
     }
 
 

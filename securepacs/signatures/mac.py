@@ -23,6 +23,7 @@ from securepacs.dicom.vr import LONG_FORM, TEXT
 from securepacs.errors import MalformedError
 from securepacs.signatures.profiles import is_signable_tag
 
+_MOST_SKIPPED = 100_000  # a data set of that many attributes does not exist; a file made to exhaust memory may
 _ITEM = b"\xfe\xff\x00\xe0"
 _SEQUENCE_END = b"\xfe\xff\xdd\xe0"
 _PAD = {b"UI": b"\0"}
@@ -69,7 +70,7 @@ class MacStream:
     guessed: bool = False
     skipped: list[tuple[int, int]] = field(default_factory=list)
     skipped_in_item: list[tuple[int, int]] = field(default_factory=list)
-    seen: list[int] = field(default_factory=list)
+    seen: dict[int, None] = field(default_factory=dict)  # a set that keeps its order
 
     def feed(self, view: memoryview, tokens: Iterable[Token], wanted: Container[int], encoding: Encoding) -> None:
         """Emit the elements of one data set whose tag is in `wanted`; `tokens` must be those of that data set alone.
@@ -90,7 +91,7 @@ class MacStream:
                 if tag not in wanted or vr == b"UN" or not is_signable_tag(tag):
                     self._skip(offset, end)
                     continue
-                seen.append(tag)
+                seen[tag] = None
                 if not plain or (vr in TEXT and length and view[end - 1] in b"\0 "):
                     self._emit_leaf(spans, view, token, encoding)
                 elif offset == spans.end:
@@ -102,7 +103,7 @@ class MacStream:
                 top = offset
                 inside = tag in wanted and vr != b"UN" and is_signable_tag(tag)
                 if inside:
-                    seen.append(tag)
+                    seen[tag] = None
             if not inside:
                 if not depth and part in _CLOSING:
                     self._skip(top, value_offset)
@@ -127,6 +128,8 @@ class MacStream:
         skipped = self.skipped
         if skipped and skipped[-1][1] == start:
             skipped[-1] = (skipped[-1][0], end)
+        elif len(skipped) >= _MOST_SKIPPED:
+            raise MalformedError("signed and unsigned elements alternate too often", offset=start)
         else:
             skipped.append((start, end))
 
@@ -135,6 +138,7 @@ class MacStream:
         if part is Part.ELEMENT:
             self._emit_leaf(spans, view, token, encoding)
         elif part is Part.FRAGMENTS and token.vr != b"OB":
+            self._skip(token.offset + 4, token.offset + 6)
             spans.add(_head(token.tag, b"OB"))  # encapsulated data are OB (PS3.5 A.4) even where a writer said OW
         elif part in _OPENING:
             if encoding == EXPLICIT_LITTLE:

@@ -57,6 +57,8 @@ X509_1993_SIG = "X509_1993_SIG"
 CMS_TSP = "CMS_TSP"
 
 _MAX_MAC_ID = 0xFFFF
+_LONGEST_LIST = 4 << 16
+_MOST_SIGNATURES = 1024  # in one instance; each may cost a pass over all of it
 _SHORT_LIST = 4096  # bytes of Data Elements Signed; longer lists are not worth remembering
 
 
@@ -77,7 +79,7 @@ class Survey:
 
     scopes: tuple[Scope, ...]
     parameters: tuple[tuple[MacParameters, ...], ...]  # of each scope
-    mac_ids: frozenset[int]
+    mac_ids: frozenset[int]  # in the whole instance, history included
     mac_ids_repeat: bool  # across data sets: the standard wants them unique in the instance, DCMTK counts per data set
 
     def at(self, path: Path) -> Scope | None:
@@ -145,6 +147,8 @@ def survey(dataset: EncodedDataSet, *, wanted: Path | None = None) -> Survey:
             stack.append(_Open((*outer.path, (head.tag, count)), token.value_offset, outer.signed, {}))
         elif part is Part.ITEM_END:
             scopes += _closed(stack.pop(), token.offset, wanted)
+            if len(scopes) > _MOST_SIGNATURES:
+                raise MalformedError(f"more than {_MOST_SIGNATURES} items carry signatures", offset=token.offset)
         elif part is Part.SEQUENCE_END:
             head, _ = sequences.pop()
             if head.tag in (MAC_PARAMETERS_SEQUENCE, DIGITAL_SIGNATURES_SEQUENCE) and head.vr == b"SQ":
@@ -155,9 +159,15 @@ def survey(dataset: EncodedDataSet, *, wanted: Path | None = None) -> Survey:
                 stack[-1].pieces[head.tag] = (head.offset, token.value_offset)
     scopes += _closed(stack[0], dataset.end, wanted)
     scopes.sort(key=lambda scope: scope.start)
-    parameters = tuple(tuple(read_mac_parameters(dataset, scope)) for scope in scopes)
-    ids = [one.mac_id for several in parameters for one in several if one.mac_id is not None]
-    return Survey(tuple(scopes), parameters, frozenset(ids), len(set(ids)) < len(ids))
+    read = [(scope, tuple(read_mac_parameters(dataset, scope))) for scope in scopes]
+    current = [(scope, found) for scope, found in read if all(tag != ORIGINAL_ATTRIBUTES_SEQUENCE for tag, _ in scope.path)]
+    ids = [one.mac_id for _, found in current for one in found if one.mac_id is not None]
+    return Survey(
+        scopes=tuple(scope for scope, _ in current),
+        parameters=tuple(found for _, found in current),
+        mac_ids=frozenset(one.mac_id for _, found in read for one in found if one.mac_id is not None),
+        mac_ids_repeat=len(set(ids)) < len(ids),
+    )
 
 
 def _reserved_bytes_set(dataset: EncodedDataSet, token: Token) -> bool:
@@ -167,7 +177,7 @@ def _reserved_bytes_set(dataset: EncodedDataSet, token: Token) -> bool:
 
 
 def _closed(level: _Open, end: int, wanted: Path | None) -> list[Scope]:
-    if not (level.pieces or level.path == wanted) or any(tag == ORIGINAL_ATTRIBUTES_SEQUENCE for tag, _ in level.path):
+    if not (level.pieces or level.path == wanted):
         return []
     parameters, signatures = (level.pieces.get(tag) for tag in (MAC_PARAMETERS_SEQUENCE, DIGITAL_SIGNATURES_SEQUENCE))
     return [Scope(level.path, level.start, end, level.signed, parameters, signatures)]
@@ -190,6 +200,9 @@ def read_mac_parameters(dataset: EncodedDataSet, scope: Scope) -> list[MacParame
         raw_tags = values.get(DATA_ELEMENTS_SIGNED, b"")
         if not raw_tags or len(raw_tags) % 4:
             problems.append("Data Elements Signed is missing or cut off")
+        elif len(raw_tags) > _LONGEST_LIST:
+            problems.append("Data Elements Signed is longer than any data set")
+            raw_tags = b""
         found.append(
             MacParameters(
                 mac_id=_mac_id(values, problems),
@@ -248,10 +261,13 @@ def _items(dataset: EncodedDataSet, place: tuple[int, int] | None) -> Iterator[t
     """Yield (start, end) of the content of each item of the sequence element at `place`."""
     if place is None:
         return
-    start = 0
+    start = count = 0
     for token in tokens(dataset.view, place[0], encoding=dataset.encoding, end=place[1]):
         if token.part is Part.ITEM and token.depth == 1:
             start = token.value_offset
+            count += 1
+            if count > _MOST_SIGNATURES:
+                raise MalformedError(f"there are more than {_MOST_SIGNATURES} signatures", offset=token.offset)
         elif token.part is Part.ITEM_END and token.depth == 1:
             yield start, token.offset
 
@@ -307,7 +323,7 @@ def next_mac_id(taken: frozenset[int] | set[int]) -> int:
 
 def encode_mac_parameters(mac_id: int, transfer_syntax: str, algorithm: str, tags: tuple[int, ...], encoding: Encoding) -> bytes:
     """Encode the content of a MAC Parameters item in the file's encoding; `tags` ascending."""
-    signed = b"".join(struct.pack("<HH", tag >> 16, tag & 0xFFFF) for tag in tags)
+    signed = struct.pack(f"<{2 * len(tags)}H", *[word for tag in tags for word in (tag >> 16, tag & 0xFFFF)])
     return b"".join(
         (
             encode_element(MAC_ID_NUMBER, b"US", struct.pack("<H", mac_id), encoding),

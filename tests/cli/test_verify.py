@@ -277,7 +277,7 @@ def test_online_answers_are_kept_between_runs(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "issuing.pem").write_bytes(pem_of(own.ca.issuing))
     trust = ("--trust", own.write_trust(), "--intermediates", tmp_path / "issuing.pem")
     with serve(own.ca, port=int(own.ca.base_url.rpartition(":")[2])):
-        assert "not a public host" in run(file, *trust, expect=1)
+        assert "not a public host" in run(file, *trust, "--details", expect=1)
         run(file, *trust, "--allow-host", "127.0.0.1", expect=0)
     run(file, *trust, "--allow-host", "127.0.0.1", expect=0)
     assert (tmp_path / "cache/securepacs/revocation").stat().st_mode & 0o777 == 0o700

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from securepacs.errors import MalformedError, TokenError, UsageError
-from securepacs.signatures import evaluate
+from securepacs.signatures import evaluate, preparation
 from securepacs.signatures.batch import FileWriter, sign_files
 from securepacs.signatures.sign import SigningOptions, make_options
 from tests.support.signing import policy, signer
@@ -29,9 +28,6 @@ def test_one_file_that_cannot_be_written_does_not_stop_the_others(tmp_path: Path
         bad.result()
     assert good.result() is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "good"]
-
-
-sign_module = sys.modules[make_options.__module__]  # securepacs.signatures.sign the module; the package has a function of that name
 
 
 def image(folder: Path, name: str, size: int) -> Path:
@@ -92,7 +88,7 @@ def test_a_token_that_fails_ends_the_run(large: bool, tmp_path: Path, monkeypatc
     again_target = tmp_path / "b"
     again_target.write_bytes(b"old")
     run = sign_files([(good, tmp_path / "a"), (again, again_target)], signer(), options)
-    real = sign_module.sign_digest
+    real = preparation.sign_digest
     signed: list[bytes] = []
 
     def two_signatures(*arguments: object) -> bytes:
@@ -101,7 +97,7 @@ def test_a_token_that_fails_ends_the_run(large: bool, tmp_path: Path, monkeypatc
         signed.append(real(*arguments))  # type: ignore[arg-type]
         return signed[-1]
 
-    monkeypatch.setattr(sign_module, "sign_digest", two_signatures)
+    monkeypatch.setattr(preparation, "sign_digest", two_signatures)
     assert next(run).target == tmp_path / "a"
     with pytest.raises(TokenError):
         next(run)

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import pytest
 
+from securepacs.dicom.edit import replace_elements
 from securepacs.errors import MalformedError
 from securepacs.signatures.inspection import describe
-from tests.support.encoded import element, part10
+from tests.support.encoded import element, item, part10, sequence
 from tests.support.samples import sample
-from tests.support.signing import forge, signed_sample
+from tests.support.signing import forge, signed_bytes, signed_sample
 
 SMALL = part10(element(0x00080018, b"UI", b"1.2.3\0") + element(0x00100010, b"PN", b"Test^P"))
 
@@ -50,3 +51,10 @@ def test_no_signatures() -> None:
 def test_no_dicom() -> None:
     with pytest.raises(MalformedError):
         describe(b"text")
+
+
+def test_a_signature_over_what_cannot_be_signed_is_shown() -> None:
+    unknown = sequence(0x00081032, item(element(0x00091001, b"UN", b"??")))
+    raw = signed_bytes(part10(element(0x00080018, b"UI", b"1.2.3\0") + sequence(0x00081032, item(b""))), profile="base")
+    (found,) = describe(replace_elements(raw, {0x00081032: unknown}))["signatures"]
+    assert found["problems"] == ["a signed sequence contains an element of unknown VR at byte 206"]

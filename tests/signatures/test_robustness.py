@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import struct
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from securepacs.dicom.part10 import open_dataset
 from securepacs.errors import MalformedError
 from securepacs.signatures import Verifier
 from securepacs.signatures.inspection import describe
 from tests.support.encoded import RLE, element, encapsulated, item, nested, part10, sequence
-from tests.support.signing import policy, signed_bytes, signed_sample
+from tests.support.pki import pem_of
+from tests.support.signing import pki, policy, signed_bytes, signed_sample
 
 SMALL = part10(
     element(0x00080005, b"CS", b"ISO_IR 100")
@@ -110,3 +116,90 @@ def test_ten_thousand_nested_items_are_malformed(undefined: bool) -> None:
 def test_a_length_of_4_gib_in_a_small_file_is_malformed() -> None:
     with pytest.raises(MalformedError):
         verifier().evaluate(part10(element(0x7FE00010, b"OW", bytes(1000), length=0xFFFFFFF0)))
+
+
+@pytest.mark.parametrize("length", [0, 2, 0xFFFE, 0xFFFF])
+@pytest.mark.parametrize("tag", [0x00080018, 0x00100010, 0x04000005, 0x04000015, 0x04000020, 0x04000100, 0x04000105])
+def test_wrong_lengths_never_pass(tag: int, length: int) -> None:
+    raw = signed()
+    changed = bytearray(raw)
+    place = raw.index(struct.pack("<HH", tag >> 16, tag & 0xFFFF), 132)
+    changed[place + 6 : place + 8] = struct.pack("<H", length)
+    assert bytes(changed) == raw or evaluate_or_malformed(bytes(changed)) in {"TOTAL-FAILED", "INDETERMINATE", "MALFORMED"}
+
+
+def test_malformed_input_is_told_with_its_offset() -> None:
+    raw = part10(element(0x00080018, b"UI", b"1.2.3\0") + element(0x7FE00010, b"OW", bytes(4), length=0xFFFFFFF0))
+    with pytest.raises(MalformedError) as caught:
+        verifier().evaluate(raw)
+    assert caught.value.offset == raw.index(b"\xe0\x7f\x10\0")
+
+
+def hostile_files() -> dict[str, bytes]:
+    """Files of a few MB that want far more memory than they have bytes."""
+    size = 4 << 20
+    empty = element(0x00100010, b"PN")
+    pair = sequence(0x4FFE0001, item(b"")), sequence(0xFFFAFFFA, item(b""))
+    rising = b"".join(element(0x00110000 + number, b"LO") for number in range(0x1000, 0x1000 + (size >> 3)))
+    wanted = struct.pack("<HH", 0x10, 0x10)
+    parameters = (
+        element(0x04000005, b"US", b"\0\0")
+        + element(0x04000010, b"UI", b"1.2.840.10008.1.2.1\0")
+        + element(0x04000015, b"CS", b"SHA256")
+    )
+    mine = signed_bytes(part10(element(0x00080018, b"UI", b"1.2.3\0") + empty), profile="base")
+    dataset = open_dataset(mine)
+    start = dataset.start
+    return {
+        "repeated": mine[:start] + element(0x00080018, b"UI", b"1.2.3\0") + empty * (size >> 3) + mine[mine.index(b"\xfe\x4f") :],
+        "alternating": mine[:start] + (empty + element(0x00100020, b"LO")) * (size >> 4) + mine[mine.index(b"\xfe\x4f") :],
+        "rising": mine[:start] + rising + mine[mine.index(b"\xfe\x4f") :],
+        "many signatures": part10(empty + pair[0] + sequence(0xFFFAFFFA, *([item(b"")] * (size >> 3)))),
+        "many parameters": part10(empty + sequence(0x4FFE0001, *([item(b"")] * (size >> 3))) + pair[1]),
+        "items that sign": part10(sequence(0x00081032, *([item(pair[0] + pair[1])] * (size // 48)))),
+        "long list": part10(
+            empty
+            + sequence(0x4FFE0001, item(parameters + element(0x04000020, b"UN", wanted * (size >> 2))))
+            + sequence(0xFFFAFFFA, item(element(0x04000005, b"US", b"\0\0")))
+        ),
+        "fragments": mine[:start] + encapsulated(*([b""] * (size >> 3)), tag=0x00100010) + mine[mine.index(b"\xfe\x4f") :],
+        "certificate": part10(empty + pair[0] + sequence(0xFFFAFFFA, item(element(0x04000115, b"OB", b"\x30\x84" + bytes(size))))),
+        "nested": part10(nested(size // 40, undefined=True)),
+        "4 GiB": part10(element(0x7FE00010, b"OW", bytes(1000), length=0xFFFFFFF0)),
+    }
+
+
+def test_hostile_files_take_little_memory(tmp_path: Path) -> None:
+    """In a process of its own: at no time more than the file's size and 64 MB above what a good file took."""
+    (tmp_path / "0 good").write_bytes(signed())
+    for name, raw in hostile_files().items():
+        (tmp_path / name).write_bytes(raw)
+    root, issuing = tmp_path / "root.pem", tmp_path / "issuing.pem"
+    root.write_bytes(pem_of(pki().ca.root))
+    issuing.write_bytes(pem_of(pki().ca.issuing))
+    program = """
+import resource, sys
+from pathlib import Path
+from securepacs.dicom.part10 import open_dataset
+from securepacs.errors import MalformedError
+from securepacs.signatures import Verifier
+from securepacs.trust import TrustPolicy
+folder = Path(sys.argv[1])
+verifier = Verifier(TrustPolicy.from_files([folder / "root.pem"], intermediates=[folder / "issuing.pem"]))
+for file in sorted(folder.iterdir()):
+    if file.suffix == ".pem":
+        continue
+    try:
+        verdict = verifier.evaluate(file).verdict
+    except MalformedError:
+        verdict = "MALFORMED"
+    print(file.name, verdict, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, sep="|")
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=170, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (_, first, base), *others = (line.split("|") for line in done.stdout.splitlines())
+    assert first == "TOTAL-PASSED"
+    assert len(others) == len(hostile_files())
+    for name, verdict, most in others:
+        assert verdict in {"MALFORMED", "TOTAL-FAILED", "INDETERMINATE"}, (name, verdict)
+        assert int(most) - int(base) < ((tmp_path / name).stat().st_size >> 10) + 64 * 1024, name

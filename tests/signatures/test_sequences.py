@@ -59,7 +59,10 @@ def test_signatures_are_found_at_every_level() -> None:
 
 def test_original_attributes_are_history() -> None:
     pair = b"".join(signature_elements(EXPLICIT_LITTLE))
-    assert survey(open_dataset(part10(sequence(0x04000561, item(pair))))).scopes == ()
+    found = survey(open_dataset(part10(sequence(0x04000561, item(pair)))))
+    assert found.scopes == ()
+    assert found.mac_ids == {7}  # taken all the same: MAC IDs are unique in the whole instance
+    assert not found.mac_ids_repeat
 
 
 def test_a_wanted_data_set_is_found_without_signatures() -> None:
