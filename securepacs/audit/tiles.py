@@ -1,0 +1,101 @@
+"""The files of a log in the tlog-tiles layout (c2sp.org/tlog-tiles): where hashes and entries stand, and how bundles are written.
+
+A tile holds up to 256 hashes of one level (height 8); an entry bundle holds up to 256 entries, each a big-endian uint16 length and
+its octets. Paths end with three-digit groups, all but the last prefixed `x`; partial tiles end with `.p/WIDTH`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from struct import Struct
+
+from securepacs.audit.merkle import HASH_SIZE, Frontier, NodeReader
+from securepacs.errors import MalformedError, UsageError
+
+HEIGHT = 8
+WIDTH = 1 << HEIGHT
+MAX_ENTRY = 0xFFFF
+_LENGTH = Struct(">H")
+_STANDARD = "C2SP tlog-tiles"
+TileReader = Callable[[int, int, int], bytes]  # level, number, width -> the hashes
+
+
+def tile_path(level: int, number: int, width: int = WIDTH) -> str:
+    """Return the path of a hash tile."""
+    return f"tile/{level}/{_numbered(number, width)}"
+
+
+def bundle_path(number: int, width: int = WIDTH) -> str:
+    """Return the path of an entry bundle."""
+    return f"tile/entries/{_numbered(number, width)}"
+
+
+def _numbered(number: int, width: int) -> str:
+    text = f"{number % 1000:03d}"
+    while number := number // 1000:
+        text = f"x{number % 1000:03d}/{text}"
+    return text if width == WIDTH else f"{text}.p/{width}"
+
+
+def tiles_of(size: int) -> Iterable[tuple[int, int, int]]:
+    """Yield level, number and width of every hash tile of a tree of `size` leaves."""
+    level = 0
+    while size:
+        for number in range(size // WIDTH):
+            yield level, number, WIDTH
+        if size % WIDTH:
+            yield level, size // WIDTH, size % WIDTH
+        level, size = level + 1, size // WIDTH
+
+
+def bundles_of(size: int) -> Iterable[tuple[int, int]]:
+    """Yield number and width of every entry bundle of a log of `size` entries."""
+    for number in range(-(-size // WIDTH)):
+        yield number, min(WIDTH, size - number * WIDTH)
+
+
+def encode_bundle(entries: Iterable[bytes]) -> bytes:
+    """Return entries as they stand in a bundle."""
+    bundle = bytearray()
+    for entry in entries:
+        if len(entry) > MAX_ENTRY:
+            raise UsageError(f"an entry of this log has at most {MAX_ENTRY} octets", standard=_STANDARD)
+        bundle += _LENGTH.pack(len(entry)) + entry
+    return bytes(bundle)
+
+
+def decode_bundle(bundle: bytes, width: int) -> list[bytes]:
+    """Return the entries of a bundle, exactly `width` of them; MalformedError for anything else."""
+    entries, offset = list[bytes](), 0
+    while offset < len(bundle):
+        start = offset + _LENGTH.size
+        end = start + _LENGTH.unpack_from(bundle, offset)[0] if start <= len(bundle) else start
+        if end > len(bundle):
+            raise MalformedError("an entry bundle is cut off", offset=offset, standard=_STANDARD)
+        entries.append(bundle[start:end])
+        offset = end
+    if len(entries) != width:
+        raise MalformedError(f"an entry bundle holds {len(entries)} entries instead of {width}", standard=_STANDARD)
+    return entries
+
+
+def tile_root(hashes: bytes) -> bytes:
+    """Return the root over the hashes of one tile."""
+    frontier = Frontier()
+    for start in range(0, len(hashes), HASH_SIZE):
+        frontier.append(hashes[start : start + HASH_SIZE])
+    return frontier.root()
+
+
+def node_reader(size: int, read: TileReader) -> NodeReader:
+    """Return a reader of nodes of the tree of `size` leaves on top of a reader of its tiles."""
+
+    def node(level: int, index: int) -> bytes:
+        tile_level, inner = divmod(level, HEIGHT)
+        first = index << inner
+        number, offset = divmod(first, WIDTH)
+        width = min(WIDTH, (size >> HEIGHT * tile_level) - number * WIDTH)
+        hashes = read(tile_level, number, width)
+        return tile_root(hashes[offset * HASH_SIZE : (offset + (1 << inner)) * HASH_SIZE])
+
+    return node
