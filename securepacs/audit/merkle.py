@@ -61,12 +61,22 @@ class Frontier:
 
     def root(self) -> bytes:
         """Return the root over everything appended (RFC 6962 2.1)."""
-        if not self._peaks:
-            return EMPTY_ROOT
-        root = self._peaks[-1]
-        for left in reversed(self._peaks[:-1]):
-            root = node_hash(left, root)
-        return root
+        return fold_peaks(self._peaks)
+
+    @property
+    def peaks(self) -> list[bytes]:
+        """The roots of the complete subtrees, the largest first."""
+        return list(self._peaks)
+
+
+def fold_peaks(peaks: Sequence[bytes]) -> bytes:
+    """Return the root over complete subtrees that follow each other, each smaller than the one before."""
+    if not peaks:
+        return EMPTY_ROOT
+    root = peaks[-1]
+    for left in reversed(peaks[:-1]):
+        root = node_hash(left, root)
+    return root
 
 
 def root_of(leaves: Iterable[bytes]) -> bytes:
@@ -176,10 +186,7 @@ def _range_root(low: int, high: int, node: NodeReader) -> bytes:
         if (high - low) >> level & 1:
             peaks.append(node(level, start >> level))
             start += 1 << level
-    root = peaks[-1]
-    for left in reversed(peaks[:-1]):
-        root = node_hash(left, root)
-    return root
+    return fold_peaks(peaks)
 
 
 def _check_hashes(hashes: Iterable[bytes]) -> None:

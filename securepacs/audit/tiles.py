@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from struct import Struct
 
-from securepacs.audit.merkle import HASH_SIZE, Frontier, NodeReader
+from securepacs.audit.merkle import HASH_SIZE, Frontier, NodeReader, fold_peaks
 from securepacs.errors import MalformedError, UsageError
 
 HEIGHT = 8
@@ -99,3 +99,51 @@ def node_reader(size: int, read: TileReader) -> NodeReader:
         return tile_root(hashes[offset * HASH_SIZE : (offset + (1 << inner)) * HASH_SIZE])
 
     return node
+
+
+class GrowingTree:
+    """The right edge of a log as its partial tiles: takes leaves, hands out the tiles they fill, tells the root."""
+
+    __slots__ = ("_partial", "filled", "size")
+
+    def __init__(self, size: int = 0, partial: Iterable[bytes] = ()) -> None:
+        """`partial` are the hashes of the last, not full tile of each level, from level 0 on; see `partial_widths`."""
+        self.size = size
+        self.filled: list[tuple[int, int, bytes]] = []  # level, number, hashes; the caller stores and clears them
+        self._partial = [bytearray(each) for each in partial] or [bytearray()]
+        if [len(each) // HASH_SIZE for each in self._partial] != (partial_widths(size) or [0]):
+            raise UsageError(f"these are not the partial tiles of {size} leaves")
+
+    def append(self, leaf: bytes) -> None:
+        """Add the hash of the next leaf."""
+        self._partial[0] += leaf
+        self.size += 1
+        if not self.size % WIDTH:
+            self._fill(0)
+
+    def _fill(self, level: int) -> None:
+        hashes = bytes(self._partial[level])
+        self._partial[level].clear()
+        self.filled.append((level, (self.size >> HEIGHT * (level + 1)) - 1, hashes))
+        if len(self._partial) == level + 1:
+            self._partial.append(bytearray())
+        self._partial[level + 1] += tile_root(hashes)
+        if len(self._partial[level + 1]) == WIDTH * HASH_SIZE:
+            self._fill(level + 1)
+
+    def root(self) -> bytes:
+        """Return the root over everything appended."""
+        peaks = [peak for hashes in reversed(self._partial) for peak in _peaks(bytes(hashes))]
+        return fold_peaks(peaks)
+
+
+def partial_widths(size: int) -> list[int]:
+    """Return how many hashes the last, not full tile of each level has, from level 0 on."""
+    return [(size >> HEIGHT * level) % WIDTH for level in range(-(-size.bit_length() // HEIGHT))]
+
+
+def _peaks(hashes: bytes) -> list[bytes]:
+    frontier = Frontier()
+    for start in range(0, len(hashes), HASH_SIZE):
+        frontier.append(hashes[start : start + HASH_SIZE])
+    return frontier.peaks

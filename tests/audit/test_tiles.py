@@ -8,11 +8,13 @@ from securepacs.audit.merkle import consistency_proof, inclusion_proof, leaf_has
 from securepacs.audit.tiles import (
     MAX_ENTRY,
     WIDTH,
+    GrowingTree,
     bundle_path,
     bundles_of,
     decode_bundle,
     encode_bundle,
     node_reader,
+    partial_widths,
     tile_path,
     tile_root,
     tiles_of,
@@ -66,3 +68,30 @@ def test_proofs_out_of_tiles() -> None:
             verify_inclusion(leaves[index], index, size, inclusion_proof(index, size, node), root)
         for old in {1, size // 2 + 1, size}:
             verify_consistency(old, size, root_of(leaves[:old]), root, consistency_proof(old, size, node))
+
+
+def test_a_growing_tree_fills_tiles_and_tells_the_root() -> None:
+    leaves = [leaf_hash(b"%d" % number) for number in range(66_000)]
+    tree, stored = GrowingTree(), dict[tuple[int, int], bytes]()
+    for size, leaf in enumerate(leaves, 1):
+        tree.append(leaf)
+        stored.update({(level, number): hashes for level, number, hashes in tree.filled})
+        tree.filled.clear()
+        if size in (1, 2, 255, 256, 257, 5000, 65_535, 65_536, 65_537, 66_000):
+            assert tree.root() == root_of(leaves[:size])
+    assert set(stored) == {(level, number) for level, number, width in tiles_of(66_000) if width == WIDTH}
+    assert all(len(hashes) == WIDTH * 32 for hashes in stored.values())
+    assert tile_root(stored[0, 17]) == root_of(leaves[17 * 256 : 18 * 256])
+
+
+def test_a_tree_goes_on_from_its_partial_tiles() -> None:
+    leaves = [leaf_hash(b"%d" % number) for number in range(700)]
+    level_1 = [tile_root(b"".join(leaves[start : start + 256])) for start in (0, 256)]
+    assert partial_widths(600) == [88, 2]
+    tree = GrowingTree(600, [b"".join(leaves[512:600]), b"".join(level_1)])
+    for leaf in leaves[600:]:
+        tree.append(leaf)
+    assert tree.root() == root_of(leaves)
+    assert GrowingTree().root() == root_of([])
+    with pytest.raises(UsageError):
+        GrowingTree(600, [b"".join(leaves[512:599]), b"".join(level_1)])

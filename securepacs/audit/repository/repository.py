@@ -11,28 +11,31 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import Connection, func, insert, make_url, select
+from sqlalchemy import Connection, func, make_url, select
 from sqlalchemy.exc import ArgumentError
 
 from securepacs.audit import events
 from securepacs.audit.group import GroupCommit
 from securepacs.audit.message import ActiveParticipant, AuditMessage, AuditSourceIdentification
-from securepacs.audit.repository.index import Entry, Receipt, TermKind, index
+from securepacs.audit.repository.index import index
+from securepacs.audit.repository.log import Item, LogWriter, adopt, record_row
+from securepacs.audit.repository.receipt import Receipt
 from securepacs.audit.repository.search import AuditRecord, Criteria, statement, to_record
 from securepacs.audit.repository.tables import audit_content, audit_record, audit_term
 from securepacs.audit.syslog import to_syslog
 from securepacs.errors import ConfigError, UsageError
-from securepacs.store import open_store, reading, writing
-from securepacs.store.tables import moment_text
+from securepacs.store import bulk_insert, open_store, reading, writing
 
 APP_NAME = "securepacs-audit"
 INTERNAL = "internal"  # transport of the records the repository writes about itself
+_APPEND_LOCK = 0x5EC0_9AC6  # advisory lock of those who append on PostgreSQL
 _CHUNK = 500  # values of one IN list
 
 
@@ -48,14 +51,21 @@ class Repository:
         self.hostname = hostname or socket.gethostname()
         self.source = source or AuditSourceIdentification(f"{APP_NAME}@{self.hostname}", AuditSourceTypeCode=("5",))
         self.uri = self._engine.url.render_as_string(hide_password=True)
-        self._writer = GroupCommit[list[Entry], list[int]](
-            self._commit, name="audit-repository", size_of=lambda entries: sum(len(entry.receipt.raw) for entry in entries)
+        self._log = LogWriter(self.source.AuditSourceID)
+        with self._appending() as connection:
+            adopt(connection, self.source.AuditSourceID)
+        self._writer = GroupCommit[list[Item], list[int]](
+            self._commit, name="audit-repository", size_of=lambda items: sum(len(item.receipt.raw) for item in items)
         )
 
     def store(self, receipts: Iterable[Receipt]) -> list[int]:
         """Store records and return their ids once they are durable. Raises Unavailable; then none of them is stored."""
-        entries = [index(receipt) for receipt in receipts]
-        return self._writer.call(entries) if entries else []
+        items = [Item(receipt, index(receipt.raw, receipt.received)) for receipt in receipts]
+        return self._writer.call(items) if items else []
+
+    def submit(self, items: list[Item], on_stored: Callable[[BaseException | None], None]) -> None:
+        """Hand in records that are indexed already; `on_stored(error or None)` is called from the writer thread."""
+        self._writer.submit(items, lambda _ids, error: on_stored(error))
 
     def record(self, message: AuditMessage, *, at: datetime) -> int:
         """Store a message of the repository about itself."""
@@ -69,9 +79,7 @@ class Repository:
         used = events.audit_log_used(source=self.source, at=at, users=(reader,), log_uri=self.uri, details=asked)
         own = self.record(used, at=at)  # it names what was asked for, so would be found by it
         with reading(self._engine) as connection:
-            rows = connection.execute(query.where(audit_record.c.id < own)).all()
-            terms = self._terms(connection, [row.id for row in rows])
-        return [to_record(row, terms) for row in rows]
+            return [to_record(row) for row in connection.execute(query.where(audit_record.c.id < own))]
 
     def raw(self, record_id: int) -> bytes:
         """Return the octets of a record exactly as received (their head, when it is marked truncated)."""
@@ -97,42 +105,42 @@ class Repository:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    @staticmethod
-    def _terms(connection: Connection, ids: Sequence[int]) -> dict[int, list[tuple[str, str]]]:
-        shown = (TermKind.PATIENT.value, TermKind.STUDY.value)
-        terms: dict[int, list[tuple[str, str]]] = {}
-        for start in range(0, len(ids), _CHUNK):
-            query = (
-                select(audit_term)
-                .where(audit_term.c.record_id.in_(ids[start : start + _CHUNK]), audit_term.c.kind.in_(shown))
-                .order_by(audit_term.c.record_id, audit_term.c.kind, audit_term.c.value)
-            )
-            for row in connection.execute(query):
-                terms.setdefault(row.record_id, []).append((row.kind, row.value))
-        return terms
-
     # --- the writer thread -------------------------------------------------------------------------------------------
-    def _commit(self, batches: list[list[Entry]]) -> list[list[int]]:
-        entries = [entry for batch in batches for entry in batch]
-        with writing(self._engine) as connection:
-            first = int(connection.execute(select(func.coalesce(func.max(audit_record.c.id), 0))).scalar_one()) + 1
-            known = self._known(connection, {entry.receipt.sha256 for entry in entries})
-            rows: list[dict[str, Any]] = []
-            for number, entry in enumerate(entries, first):
-                earlier = known.setdefault(entry.receipt.sha256, number)
-                rows.append(_row(number, entry, None if earlier == number else earlier))
-            connection.execute(insert(audit_record), rows)
-            contents = [{"record_id": number, "raw": entry.receipt.raw} for number, entry in enumerate(entries, first)]
-            connection.execute(insert(audit_content), contents)
-            terms = [
-                {"record_id": number, "kind": kind.value, "value": value}
-                for number, entry in enumerate(entries, first)
-                for kind, value in entry.terms
-            ]
-            if terms:
-                connection.execute(insert(audit_term), terms)
-        numbers = iter(range(first, first + len(entries)))
+    def _commit(self, batches: list[list[Item]]) -> list[list[int]]:
+        items = [item for batch in batches for item in batch]
+        try:
+            with self._appending() as connection:
+                first = self._log.begin(connection) + 1
+                self._write(connection, first, items)
+        except BaseException:
+            self._log.forget()
+            raise
+        numbers = iter(range(first, first + len(items)))
         return [[next(numbers) for _ in batch] for batch in batches]
+
+    @contextmanager
+    def _appending(self) -> Iterator[Connection]:
+        """Yield a connection that alone may append: ids and leaves have no gaps."""
+        with writing(self._engine) as connection:
+            if connection.dialect.name == "postgresql":
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_APPEND_LOCK})")
+            yield connection
+
+    def _write(self, connection: Connection, first: int, items: list[Item]) -> None:
+        known = self._known(connection, {item.receipt.sha256 for item in items})
+        records: list[tuple[Any, ...]] = []
+        moments: list[str] = []
+        repeats: list[int | None] = []
+        for number, item in enumerate(items, first):
+            earlier = known.setdefault(item.receipt.sha256, number)
+            repeats.append(None if earlier == number else earlier)
+            moments.append(self._log.moment(item.receipt))
+            records.append(record_row(number, item, moments[-1], repeats[-1]))
+        bulk_insert(connection, audit_record, records)
+        bulk_insert(connection, audit_content, [(number, item.receipt.raw) for number, item in enumerate(items, first)])
+        terms = [(term, number) for number, item in enumerate(items, first) for term in item.index.terms]
+        bulk_insert(connection, audit_term, terms)
+        self._log.append(connection, first, items, moments, repeats)
 
     @staticmethod
     def _known(connection: Connection, digests: set[str]) -> dict[str, int]:
@@ -156,31 +164,3 @@ def _refuse_missing(url: str) -> None:
         return  # open_store says what is wrong with it
     if parsed.get_backend_name() == "sqlite" and parsed.database and not Path(parsed.database).exists():
         raise ConfigError(f"there is no store at {parsed.database}", key="store")
-
-
-def _row(number: int, entry: Entry, duplicate_of: int | None) -> dict[str, Any]:
-    receipt = entry.receipt
-    return {
-        "id": number,
-        "received": moment_text(receipt.received),
-        "transport": receipt.transport,
-        "peer_address": receipt.peer_address,
-        "peer_subject": receipt.peer_subject,
-        "peer_sha256": receipt.peer_sha256,
-        "frame_sha256": receipt.sha256,
-        "frame_length": receipt.length,
-        "truncated": receipt.truncated,
-        "duplicate_of": duplicate_of,
-        "verdict": entry.verdict,
-        "dialect": entry.dialect,
-        "moment": moment_text(entry.moment),
-        "event_code": entry.event_code,
-        "event_name": entry.event_name,
-        "action": entry.action,
-        "outcome": entry.outcome,
-        "source_id": entry.source_id,
-        "site_id": entry.site_id,
-        "requestor": entry.requestor,
-        "description": entry.description,
-        "searchable": entry.searchable,
-    }

@@ -23,7 +23,7 @@ from cryptography import x509
 from securepacs.audit import events
 from securepacs.audit.framing import DEFAULT_LIMIT, Frame, FrameReader
 from securepacs.audit.message import AuditMessage, EventOutcomeIndicator
-from securepacs.audit.repository.index import Receipt
+from securepacs.audit.repository.receipt import Receipt
 from securepacs.audit.repository.repository import Repository
 from securepacs.codes import NODE_AUTHENTICATION
 from securepacs.errors import ConfigError, Unavailable
