@@ -131,6 +131,10 @@ class GrowingTree:
         if len(self._partial[level + 1]) == WIDTH * HASH_SIZE:
             self._fill(level + 1)
 
+    def partial(self, level: int) -> bytes:
+        """Return the hashes of the last, not full tile of a level."""
+        return bytes(self._partial[level])
+
     def root(self) -> bytes:
         """Return the root over everything appended."""
         peaks = [peak for hashes in reversed(self._partial) for peak in _peaks(bytes(hashes))]

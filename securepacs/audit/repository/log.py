@@ -30,11 +30,15 @@ _ADOPTED_AT_ONCE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A record on its way into the store. `erases` are the leaves whose octets it makes forgotten, as `log_entry` writes them."""
+    """A record on its way into the store.
+
+    `erases` are the leaves whose octets it makes forgotten, as `log_entry` writes them; `hold` is the row of `audit_hold` it makes.
+    """
 
     receipt: Receipt
     index: Index
     erases: str = ""
+    hold: dict[str, Any] | None = None
 
 
 class LogWriter:

@@ -5,6 +5,7 @@ Rules of this file:
 2. The octets come back exactly as they came; what could be read of them stands beside them.
 3. A record that came before is stored again and marked with the first one's id.
 4. No search answers before its own Audit Log Used is stored.
+5. Every record is a leaf of the Merkle log, in the same transaction; an erasure takes octets away, never a leaf.
 """
 
 from __future__ import annotations
@@ -13,22 +14,37 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import Connection, func, make_url, select
+from sqlalchemy import Connection, func, insert, make_url, select
 from sqlalchemy.exc import ArgumentError
 
 from securepacs.audit import events
+from securepacs.audit.checkpoint import Checkpoint
 from securepacs.audit.group import GroupCommit
+from securepacs.audit.log_entry import encode_ranges
 from securepacs.audit.message import ActiveParticipant, AuditMessage, AuditSourceIdentification
+from securepacs.audit.repository.checkpoints import make_checkpoint, newest_checkpoint, stamp
+from securepacs.audit.repository.export import export
 from securepacs.audit.repository.index import index
 from securepacs.audit.repository.log import Item, LogWriter, adopt, record_row
 from securepacs.audit.repository.receipt import Receipt
+from securepacs.audit.repository.retention import (
+    CASE_LENGTH,
+    MIN_RETENTION,
+    criteria_text,
+    erasable,
+    forget,
+    holds,
+    matching,
+    refuse_erasure,
+)
 from securepacs.audit.repository.search import AuditRecord, Criteria, statement, to_record
-from securepacs.audit.repository.tables import audit_content, audit_record, audit_term
+from securepacs.audit.repository.signer import LogSigner
+from securepacs.audit.repository.tables import audit_content, audit_hold, audit_record, audit_term
 from securepacs.audit.syslog import to_syslog
 from securepacs.errors import ConfigError, UsageError
 from securepacs.store import bulk_insert, open_store, reading, writing
@@ -69,17 +85,98 @@ class Repository:
 
     def record(self, message: AuditMessage, *, at: datetime) -> int:
         """Store a message of the repository about itself."""
-        raw = to_syslog(message, hostname=self.hostname, app_name=APP_NAME, procid=str(os.getpid()), at=at)
-        return self.store([Receipt.of(raw, received=at, transport=INTERNAL)])[0]
+        return self.store([self._own(message, at)])[0]
 
     def search(self, criteria: Criteria, *, reader: ActiveParticipant, at: datetime) -> list[AuditRecord]:
         """Return the records that meet the criteria, after storing that `reader` asked (Audit Log Used, PS3.15 A.5.3.2)."""
         query = statement(criteria)
-        asked = {name: value.encode() for name, value in criteria.given().items()}
-        used = events.audit_log_used(source=self.source, at=at, users=(reader,), log_uri=self.uri, details=asked)
-        own = self.record(used, at=at)  # it names what was asked for, so would be found by it
+        own = self._used(reader, at, _asked(criteria))  # it names what was asked for, so would be found by it
         with reading(self._engine) as connection:
             return [to_record(row) for row in connection.execute(query.where(audit_record.c.id < own))]
+
+    # --- the log: proof, erasure, holds ------------------------------------------------------------------------------
+    def checkpoint(self, signer: LogSigner, *, at: datetime) -> Checkpoint | None:
+        """Sign the log as it is; None when nothing came since the last time. Raises IntegrityFailure for a changed log."""
+        return make_checkpoint(self._engine, signer, at=at)
+
+    def stamp(self, urls: Iterable[str], *, at: datetime) -> None:
+        """Have the newest checkpoint stamped by time stamp authorities (RFC 3161). Raises Unavailable."""
+        newest = newest_checkpoint(self._engine)
+        if newest is not None:
+            stamp(self._engine, newest, urls, at=at)
+
+    def export(self, folder: Path, *, reader: ActiveParticipant, at: datetime, criteria: Criteria | None = None) -> Checkpoint:
+        """Export the log and the octets of the records that meet the criteria (None: of all), after recording who did.
+
+        The folder can be verified offline (`audit.verifier`). Raises UsageError for a folder that is not empty, or a log that was
+        never signed. `limit` and `newest_first` of the criteria do not count.
+        """
+        self._used(reader, at, {"exported to": str(folder).encode(), **_asked(criteria)})
+        return export(self._engine, folder, records=None if criteria is None else self._ids(criteria))
+
+    def erase(self, ids: Iterable[int], *, actor: ActiveParticipant, reason: str, law: str, at: datetime) -> int:
+        """Lawfully erase the octets, salts and index of records and return the id of the record that says so.
+
+        The log stays as it is: the entries remain, without anything patient data could be guessed from. Raises UsageError when a
+        record is held for a case, is erased already, was never stored, or itself speaks of an erasure or hold.
+        """
+        wanted = set(ids)
+        if not wanted or not reason.strip() or not law.strip():
+            raise UsageError("an erasure needs records, a reason and a law")
+        with reading(self._engine) as connection:
+            refuse_erasure(connection, wanted)
+        details = {"erased records": encode_ranges(wanted).encode(), "reason": reason.encode(), "law": law.encode()}
+        return self._used(actor, at, details, erases=encode_ranges(number - 1 for number in wanted))
+
+    def retain(self, keep: timedelta, *, actor: ActiveParticipant, law: str, at: datetime) -> int:
+        """Erase what was received longer than `keep` ago and is not held; return how many records. At least two years are kept."""
+        if keep < MIN_RETENTION:
+            raise UsageError(
+                f"audit records are kept for {MIN_RETENTION.days} days at least", standard="PIPA safety measures, art. 8"
+            )
+        with reading(self._engine) as connection:
+            due = erasable(connection, received_before=at - keep)
+        if due:
+            self.erase(due, actor=actor, reason=f"retention of {keep.days} days", law=law, at=at)
+        return len(due)
+
+    def hold(self, case: str, criteria: Criteria, *, actor: ActiveParticipant, reason: str, at: datetime) -> int:
+        """Keep every record that meets the criteria, now and later, from erasure until the case is released."""
+        row = {"case_id": _case(case), "criteria": criteria_text(criteria), "released": False}
+        return self._used(actor, at, {"hold": case.encode(), "reason": reason.encode(), **_asked(criteria)}, hold=row)
+
+    def release(self, case: str, *, actor: ActiveParticipant, reason: str, at: datetime) -> int:
+        """End every hold of a case. Raises UsageError when there is none."""
+        if _case(case) not in self.holds():
+            raise UsageError(f"there is no hold of case {case!r}")
+        row = {"case_id": case, "criteria": "", "released": True}
+        return self._used(actor, at, {"hold released": case.encode(), "reason": reason.encode()}, hold=row)
+
+    def holds(self) -> dict[str, list[Criteria]]:
+        """Return the cases that are held, and what each holds."""
+        with reading(self._engine) as connection:
+            return holds(connection)
+
+    def _ids(self, criteria: Criteria) -> set[int]:
+        with reading(self._engine) as connection:
+            return matching(connection, criteria)
+
+    def _used(
+        self,
+        who: ActiveParticipant,
+        at: datetime,
+        details: dict[str, bytes],
+        *,
+        erases: str = "",
+        hold: dict[str, Any] | None = None,
+    ) -> int:
+        message = events.audit_log_used(source=self.source, at=at, users=(who,), log_uri=self.uri, details=details)
+        receipt = self._own(message, at)
+        return self._writer.call([Item(receipt, index(receipt.raw, at), erases, hold)])[0]
+
+    def _own(self, message: AuditMessage, at: datetime) -> Receipt:
+        raw = to_syslog(message, hostname=self.hostname, app_name=APP_NAME, procid=str(os.getpid()), at=at)
+        return Receipt.of(raw, received=at, transport=INTERNAL)
 
     def raw(self, record_id: int) -> bytes:
         """Return the octets of a record exactly as received (their head, when it is marked truncated)."""
@@ -141,6 +238,11 @@ class Repository:
         terms = [(term, number) for number, item in enumerate(items, first) for term in item.index.terms]
         bulk_insert(connection, audit_term, terms)
         self._log.append(connection, first, items, moments, repeats)
+        for number, item in enumerate(items, first):
+            if item.erases:
+                forget(connection, item.erases, erased_by=number)
+            if item.hold is not None:
+                connection.execute(insert(audit_hold), [{"id": number, **item.hold}])
 
     @staticmethod
     def _known(connection: Connection, digests: set[str]) -> dict[str, int]:
@@ -154,6 +256,16 @@ class Repository:
             )
             known.update((digest, number) for digest, number in connection.execute(query))
         return known
+
+
+def _asked(criteria: Criteria | None) -> dict[str, bytes]:
+    return {} if criteria is None else {name: value.encode() for name, value in criteria.given().items()}
+
+
+def _case(case: str) -> str:
+    if not case.strip() or len(case) > CASE_LENGTH:
+        raise UsageError(f"a case needs a name of at most {CASE_LENGTH} characters")
+    return case
 
 
 def _refuse_missing(url: str) -> None:

@@ -92,10 +92,10 @@ def statement(criteria: Criteria) -> Select[Any]:
         raise UsageError("the moments of a search must carry a time zone")
     order = (audit_record.c.moment, audit_record.c.id)
     ordered = (column.desc() if criteria.newest_first else column.asc() for column in order)
-    return select(audit_record).where(*_conditions(criteria)).order_by(*ordered).limit(criteria.limit)
+    return select(audit_record).where(*conditions(criteria)).order_by(*ordered).limit(criteria.limit)
 
 
-def _conditions(criteria: Criteria) -> list[ColumnElement[bool]]:
+def conditions(criteria: Criteria) -> list[ColumnElement[bool]]:
     columns = audit_record.c
     wanted: list[ColumnElement[bool]] = []
     if criteria.since is not None:
