@@ -152,7 +152,8 @@ def _open_sqlite(url: URL) -> Engine:
 
 def _prepare_sqlite(dbapi_connection: Any, _record: object) -> None:
     cursor = dbapi_connection.cursor()
-    for pragma in ("synchronous = FULL", "foreign_keys = ON", f"busy_timeout = {int(LOCK_SECONDS * 1000)}"):
+    # secure_delete: what is lawfully erased must not stay in free pages
+    for pragma in ("synchronous = FULL", "foreign_keys = ON", "secure_delete = ON", f"busy_timeout = {int(LOCK_SECONDS * 1000)}"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -105,14 +105,21 @@ class Repository:
         if newest is not None:
             stamp(self._engine, newest, urls, at=at)
 
-    def export(self, folder: Path, *, reader: ActiveParticipant, at: datetime, criteria: Criteria | None = None) -> Checkpoint:
-        """Export the log and the octets of the records that meet the criteria (None: of all), after recording who did.
+    def export(
+        self, folder: Path, *, reader: ActiveParticipant, at: datetime, criteria: Sequence[Criteria] | None = None
+    ) -> Checkpoint:
+        """Export the log and the octets of the records that meet any of the criteria (None: of all), after recording who did.
 
         The folder can be verified offline (`audit.verifier`). Raises UsageError for a folder that is not empty, or a log that was
         never signed. `limit` and `newest_first` of the criteria do not count.
         """
-        self._used(reader, at, {"exported to": str(folder).encode(), **_asked(criteria)})
-        return export(self._engine, folder, records=None if criteria is None else self._ids(criteria))
+        asked = {f"{name} {number}": value for number, each in enumerate(criteria or (), 1) for name, value in _asked(each).items()}
+        self._used(reader, at, {"exported to": str(folder).encode(), **asked})
+        if criteria is None:
+            return export(self._engine, folder)
+        with reading(self._engine) as connection:
+            records = set().union(*(matching(connection, each) for each in criteria))
+        return export(self._engine, folder, records=records)
 
     def erase(self, ids: Iterable[int], *, actor: ActiveParticipant, reason: str, law: str, at: datetime) -> int:
         """Lawfully erase the octets, salts and index of records and return the id of the record that says so.
@@ -156,10 +163,6 @@ class Repository:
         """Return the cases that are held, and what each holds."""
         with reading(self._engine) as connection:
             return holds(connection)
-
-    def _ids(self, criteria: Criteria) -> set[int]:
-        with reading(self._engine) as connection:
-            return matching(connection, criteria)
 
     def _used(
         self,

@@ -170,4 +170,4 @@ def _guard_postgresql() -> None:
 
 
 def downgrade() -> None:
-    raise NotImplementedError("evidence is never thrown away by a downgrade; export it and begin a new store")
+    raise RuntimeError("evidence is never thrown away by a downgrade; export it and begin a new store")
