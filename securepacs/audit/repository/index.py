@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -24,6 +25,8 @@ from securepacs.audit.syslog import parse_record
 from securepacs.codes import STUDY_INSTANCE_UID_TYPE
 from securepacs.store.tables import moment_text
 
+# the common form of what `parse_record` reads: no structured data, no byte order mark
+_PLAIN_HEADER = re.compile(rb"<\d{1,3}>[1-9]\d{0,2} \S+ \S+ \S+ \S+ \S+ - (?=<AuditMessage)")
 _logger = logging.getLogger(__name__)
 
 
@@ -31,8 +34,8 @@ def index(raw: bytes, received: datetime) -> Index:
     """Read a record and return what it is found by. Never fails: what cannot be read is indexed by its text."""
     moment = moment_text(received)
     try:
-        record = parse_record(raw)
-        quick = quick_index(raw if record.pri is None else record.msg, moment)
+        header = _PLAIN_HEADER.match(raw)
+        quick = quick_index(raw[header.end() :] if header else parse_record(raw).msg, moment)
         if quick is not None:
             return quick
         graded = grade(raw)

@@ -1,4 +1,4 @@
-"""The quick way to index a message that conforms: straight from its validated tree, without building the message.
+"""The quick way to index a message that conforms: by its shape when that is known, else straight from its validated tree.
 
 `quick_index` gives exactly what `index` would give by way of `grading`, or None where anything is not plain; a test compares both.
 """
@@ -14,6 +14,7 @@ from datetime import datetime
 from lxml import etree
 
 from securepacs.audit.grading import Verdict, conforms
+from securepacs.audit.repository.shapes import Shapes
 from securepacs.audit.repository.terms import (
     MAX_YEAR,
     MIN_YEAR,
@@ -26,7 +27,7 @@ from securepacs.audit.repository.terms import (
     storable,
 )
 from securepacs.codes import STUDY_INSTANCE_UID_TYPE
-from securepacs.store.tables import moment_text
+from securepacs.store.tables import MOMENT_LENGTH, moment_text
 
 _LONGEST = 1024 * 1024
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT[0-2]\d:\d\d:[0-5]\d(?:\.\d{1,6})?(?:Z|[+-]\d\d:\d\d)", flags=re.ASCII)
@@ -42,6 +43,8 @@ _PARSER = etree.XMLParser(
     remove_pis=True,
 )
 
+_SHAPES = Shapes()
+
 
 class _NotPlain(Exception):
     """The message needs the tolerant reader."""
@@ -52,10 +55,17 @@ def quick_index(xml: bytes, received: str) -> Index | None:
     if not xml.startswith(b"<AuditMessage") or len(xml) > _LONGEST or b"<!DOCTYPE" in xml:
         return None
     try:
+        text = xml.decode("utf-8")
+        found = _SHAPES.index(text, received)
+        if found is not None:
+            return found
         root = etree.fromstring(xml, _PARSER)
-        return _index(root, received) if conforms(root) else None
+        found = _index(root, received) if conforms(root) else None
     except (etree.XMLSyntaxError, _NotPlain, ValueError):
         return None
+    if found is not None:
+        _SHAPES.learn(text)
+    return found
 
 
 def _index(root: etree._Element, received: str) -> Index:
@@ -208,6 +218,9 @@ def _number(text: str | None) -> int | None:
 def _moment(text: str, received: str) -> str:
     if not _MOMENT.fullmatch(text):
         raise _NotPlain
+    if len(text) == MOMENT_LENGTH and text.endswith("Z") and MIN_YEAR <= int(text[:4]) <= MAX_YEAR:
+        datetime.fromisoformat(text)  # raises for the 31st of February
+        return text
     if not MIN_YEAR <= int(text[:4]) <= MAX_YEAR:
         return received
     return moment_text(datetime.fromisoformat(text))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection
 from enum import StrEnum
 from functools import lru_cache
 from hashlib import sha256
@@ -54,34 +54,43 @@ class Terms:
 
     def event_type(self, code: str) -> None:
         """Add a code of EventTypeCode."""
-        self._add(TermKind.TYPE, term(code))
+        self._found.update(_hashes(_TYPE, term(code)))
 
     def user(self, user: str) -> None:
         """Add a UserID, AlternativeUserID or UserName."""
-        self._add(TermKind.USER, user_term(user))
+        self._found.update(_user_hashes(user))
 
     def patient(self, identity: str, shown: set[str]) -> None:
         """Add a patient ID, whole and without its issuer (HL7 CX)."""
-        for value in {term(identity), term(identity.partition("^")[0])} - {""}:
-            self._add(TermKind.PATIENT, value)
-            shown.add(value)
+        for value in (term(identity), term(identity.partition("^")[0])):
+            if value:
+                self._found.add(term_hash(_PATIENT_KIND, value))
+                shown.add(value)
 
     def study(self, uid: str, shown: set[str]) -> None:
         """Add a Study Instance UID."""
         if value := term(uid):
-            self._add(TermKind.STUDY, value)
+            self._found.add(term_hash(_STUDY, value))
             shown.add(value)
 
     def all(self) -> tuple[int, ...]:
         """Return the terms in order."""
         return tuple(sorted(self._found))
 
-    def _add(self, kind: TermKind, value: str) -> None:
-        if value:
-            self._found.add(term_hash(kind.value, value))
+
+@lru_cache(maxsize=16_384)
+def _user_hashes(user: str) -> tuple[int, ...]:
+    return _hashes(_USER, user_term(user))
 
 
-@lru_cache(maxsize=65_536)
+def _hashes(kind: str, value: str) -> tuple[int, ...]:
+    return (term_hash(kind, value),) if value else ()
+
+
+_TYPE, _USER, _PATIENT_KIND, _STUDY = (kind.value for kind in TermKind)
+
+
+@lru_cache(maxsize=16_384)
 def term_hash(kind: str, value: str) -> int:
     """Return what the index keeps of a term: 64 bits of SHA-256, as a signed number."""
     return int.from_bytes(sha256(f"{kind}\0{value}".encode(errors="surrogatepass")).digest()[:8], "big", signed=True)
@@ -110,10 +119,14 @@ def is_patient(type_code: int | None, role: int | None, code: str, system: str) 
     )
 
 
-def json_list(values: Iterable[str]) -> str:
+def json_list(values: Collection[str]) -> str:
     """Return values as a JSON array, in order."""
-    ordered = sorted(values)
-    return json.dumps(ordered, ensure_ascii=False) if ordered else "[]"
+    if not values:
+        return "[]"
+    plain = '", "'.join(sorted(values))
+    if plain.isprintable() and "\\" not in plain and plain.count('"') == 2 * (len(values) - 1):
+        return f'["{plain}"]'
+    return json.dumps(sorted(values), ensure_ascii=False)
 
 
 def readable(value: bytes) -> str:

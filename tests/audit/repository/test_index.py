@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,7 +16,8 @@ from securepacs.audit.message import ParticipantObjectDescription
 from securepacs.audit.repository import index as module
 from securepacs.audit.repository.index import index
 from securepacs.audit.repository.quick import quick_index
-from securepacs.audit.repository.terms import SEARCHABLE_LENGTH, TERM_LENGTH, Index, TermKind, term_hash
+from securepacs.audit.repository.shapes import MAX_SHAPES, Shapes
+from securepacs.audit.repository.terms import SEARCHABLE_LENGTH, TERM_LENGTH, Index, TermKind, json_list, term_hash
 from securepacs.audit.syslog import parse_record, to_syslog
 from securepacs.audit.xml import to_xml
 from securepacs.store.tables import moment_text
@@ -29,6 +31,13 @@ NOW_TEXT = moment_text(NOW)
 
 def indexed(raw: bytes) -> Index:
     return index(raw, NOW)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def known_shapes() -> None:
+    """Have the shape of every message known, so that changed values meet the checks of their places."""
+    for message in all_messages().values():
+        indexed(to_xml(message))
 
 
 def tolerantly(raw: bytes) -> Index:
@@ -100,10 +109,10 @@ def test_long_values_are_indexed_by_their_beginning() -> None:
 
 
 def test_a_fault_of_ours_costs_the_index_not_the_record(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def fault(_raw: bytes) -> Any:
+    def fault(_xml: bytes, _received: str) -> Any:
         raise RuntimeError("Doe^Jane")
 
-    monkeypatch.setattr(module, "parse_record", fault)
+    monkeypatch.setattr(module, "quick_index", fault)
     with caplog.at_level(logging.ERROR):
         entry = indexed(to_xml(numbered(1)))
     assert entry.verdict == "unparsed"
@@ -149,6 +158,11 @@ CHANGES: list[tuple[bytes, bytes]] = [
     (b"Doe^Jane", b"Doe&#65;<!-- x -->B"),
     (b"Doe^Jane", b"\xed\x99\x8d"),
     (b"Doe^Jane", b"\xff"),
+    (b'UserName="Lee"', b'UserName="L<e"'),
+    (b'UserName="Lee"', b'UserName="L>e"'),
+    (b'UserName="Lee"', b'UserName="L\te"'),
+    (b"Doe^Jane", b"Doe]]>Jane"),
+    (b"Doe^Jane", b'Doe"Jane'),
     (b"4711^^^", b" 4711 ^^^"),
     (b"4711^^^", b"^^^"),
     (b"</EventIdentification>", b'<PurposeOfUse csd-code="a" codeSystemName="b" originalText="c"/></EventIdentification>'),
@@ -186,3 +200,20 @@ def test_the_quick_way_leads_to_the_same_place_for_real_messages() -> None:
     for path in real_messages():
         raw = path.read_bytes()
         assert indexed(raw) == tolerantly(raw)
+
+
+@given(st.sets(st.text(max_size=8), max_size=4))
+def test_lists_are_json(values: set[str]) -> None:
+    assert json.loads(json_list(values)) == sorted(values)
+    assert json_list(values) == json.dumps(sorted(values), ensure_ascii=False)
+
+
+def test_shapes_are_bounded_and_only_plain_ones_are_kept() -> None:
+    shapes = Shapes()
+    message = to_xml(numbered(1)).decode()
+    for changed in (message.replace('"', "'"), message.replace("Doe^Jane", 'Doe"Jane'), message.replace("Doe^Jane", "Doe&#65;")):
+        shapes.learn(changed)
+        assert shapes.index(changed, NOW_TEXT) is None or changed.count("'") == 0
+    for number in range(MAX_SHAPES + 1):
+        shapes.learn(message.replace("<AuditMessage>", f'<AuditMessage a{number}="">'))
+    assert len(shapes._known) <= MAX_SHAPES
