@@ -222,7 +222,7 @@ def _open_postgresql(url: URL) -> Engine:
     try:
         engine = create_engine(url, pool_pre_ping=True)
     except ModuleNotFoundError:
-        raise ConfigError("PostgreSQL needs the driver psycopg 3", key="store", hint="pip install 'psycopg[binary]'") from None
+        raise ConfigError("PostgreSQL needs the driver psycopg 3", key="store", hint="pip install 'securepacs[postgres]'") from None
     try:
         with writing(engine) as connection:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_PG_LOCK_KEY})")
