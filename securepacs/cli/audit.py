@@ -34,7 +34,7 @@ _COLUMNS = ("time", "event", "outcome", "user", "patient", "description")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
-for _command in (audit_log.export, audit_log.verify, audit_log.hold, audit_log.erase):
+for _command in (audit_log.export, audit_log.verify, audit_log.hold, audit_log.erase, audit_log.grant):
     app.command()(_command)
 
 

@@ -1,4 +1,4 @@
-"""`securepacs audit export|verify|hold|erase`: the evidence in an audit repository (Merkle log, checkpoints, erasures)."""
+"""`securepacs audit export|verify|hold|erase|grant`: the evidence in an audit repository (Merkle log, checkpoints, erasures)."""
 
 from __future__ import annotations
 
@@ -154,6 +154,18 @@ def erase(
     with Repository(store, must_exist=True) as repository:
         record = repository.erase(ids, actor=reader(), reason=reason, law=law, at=datetime.now(UTC))
     output.errors.print(f"erased {len(set(ids))} records, recorded as {record}", highlight=False)
+
+
+@output.reports_errors
+def grant(
+    store: Annotated[str, typer.Option("--store", help="The repository as its owner, postgresql://OWNER@HOST/DATABASE.")],
+    role: Annotated[str, typer.Argument(metavar="ROLE", help="A role of the database.")],
+) -> None:
+    """Let a PostgreSQL role add and read audit records, and never change, remove or erase one."""
+    from securepacs.audit.repository import Repository
+
+    with Repository(store, must_exist=True) as repository:
+        repository.grant(role)
 
 
 def criteria_of(patient: str, study: str, user: str, event: str, since: str, until: str) -> Criteria | None:

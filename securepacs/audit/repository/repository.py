@@ -29,6 +29,7 @@ from securepacs.audit.log_entry import encode_ranges
 from securepacs.audit.message import ActiveParticipant, AuditMessage, AuditSourceIdentification
 from securepacs.audit.repository.checkpoints import make_checkpoint, newest_checkpoint, stamp
 from securepacs.audit.repository.export import export
+from securepacs.audit.repository.grants import grant_append
 from securepacs.audit.repository.index import index
 from securepacs.audit.repository.log import Item, LogWriter, adopt, record_row
 from securepacs.audit.repository.receipt import Receipt
@@ -158,6 +159,10 @@ class Repository:
             raise UsageError(f"there is no hold of case {case!r}")
         row = {"case_id": case, "criteria": "", "released": True}
         return self._used(actor, at, {"hold released": case.encode(), "reason": reason.encode()}, hold=row)
+
+    def grant(self, role: str) -> None:
+        """Let a PostgreSQL role read and add records, and nothing else (`grants.grant_append`)."""
+        grant_append(self._engine, role)
 
     def holds(self) -> dict[str, list[Criteria]]:
         """Return the cases that are held, and what each holds."""
