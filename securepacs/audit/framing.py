@@ -7,6 +7,7 @@ that begin with `<` (RFC 6587 3.4.2).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -16,6 +17,7 @@ DEFAULT_LIMIT = 1024 * 1024  # octets kept of one record; PS3.15 A.6 asks for at
 MAX_DIGITS = 10
 _BETWEEN = b"\xef\xbb\xbf\r\n"
 _DIGITS = b"0123456789"
+_COUNT = re.compile(rb"([1-9][0-9]{0,%d}) " % (MAX_DIGITS - 1))
 _ZERO, _SPACE, _LESS_THAN = b"0 <"
 
 
@@ -61,6 +63,10 @@ class FrameReader:
             raise self.error
         buffer, offset, frames = bytes(data), 0, list[Frame]()
         while offset < len(buffer) and self.error is None:
+            if not self.inside_frame:
+                offset = self._read_whole_frames(buffer, offset, frames)
+                if offset == len(buffer):
+                    break
             if self._by_line:
                 offset = self._read_line(buffer, offset, frames)
             elif self._length is not None:
@@ -74,6 +80,18 @@ class FrameReader:
         if not self._seen:  # a count without an octet after it says nothing worth keeping
             return None
         return self._finish(truncated=True)
+
+    def _read_whole_frames(self, buffer: bytes, offset: int, frames: list[Frame]) -> int:
+        """Take the frames that are in the buffer from their count to their end; the common case, and all of it at once."""
+        while found := _COUNT.match(buffer, offset):
+            start, length = found.end(), int(found[1])
+            if length > self._limit or start + length > len(buffer):
+                break
+            data = buffer[start : start + length]
+            frames.append(Frame(data, length, sha256(data).digest()))
+            self._position += start + length - offset
+            offset = start + length
+        return offset
 
     def _read_count(self, buffer: bytes, offset: int) -> int:
         """Consume one octet of MSG-LEN, or the space after it."""

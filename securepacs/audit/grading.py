@@ -69,6 +69,11 @@ def schema_findings(root: etree._Element) -> tuple[Finding, ...]:
     return found.all
 
 
+def conforms(root: etree._Element) -> bool:
+    """Tell whether a tree meets the schema as it stands, without saying why not."""
+    return bool(_schema().validate(root))
+
+
 def _without_values(text: str) -> str:
     """Cut the quoted value out of an error of libxml2; what it says about names stays."""
     return text.partition(" value ")[0] if " value " in text else text

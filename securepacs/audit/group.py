@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -12,6 +13,7 @@ from securepacs.errors import SecurePacsError, Unavailable
 T = TypeVar("T")
 R = TypeVar("R")
 OnDone = Callable[[R | None, BaseException | None], None]
+GATHER_SECONDS = 0.002
 _logger = logging.getLogger(__name__)
 
 
@@ -25,6 +27,9 @@ def notify(callback: Callable[..., object], *arguments: object) -> None:
 
 class GroupCommit(Generic[T, R]):
     """Runs `commit(items)` in one thread of its own; it returns one result or one error for each item, in order.
+
+    Callers who waited for one commit come back one after another: the writer gives them a moment (a quarter of the last commit, at
+    most GATHER_SECONDS) to share the next one. A single caller never waits for others.
 
     An exception of `commit` is the error of every item of that call; the thread goes on. `size_of` and `max_pending` bound what
     may wait: beyond it `submit` raises Unavailable at once.
@@ -44,6 +49,7 @@ class GroupCommit(Generic[T, R]):
         self._waiting: list[tuple[T, OnDone[R]]] = []
         self._waiting_size = 0
         self._closed = False
+        self._wanted = 1  # how many must wait for the writer to be woken
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -58,7 +64,8 @@ class GroupCommit(Generic[T, R]):
                 raise Unavailable("too much waits to be written")
             self._waiting.append((item, on_done))
             self._waiting_size += size
-            self._changed.notify()
+            if len(self._waiting) >= self._wanted:
+                self._changed.notify()
 
     def call(self, item: T) -> R:
         """Hand in an item and wait for its result; raises its error."""
@@ -87,18 +94,25 @@ class GroupCommit(Generic[T, R]):
         self._thread.join()
 
     def _run(self) -> None:
+        shared, patience = 1, 0.0
         while True:
             with self._changed:
                 while not self._waiting and not self._closed:
                     self._changed.wait()
+                if len(self._waiting) < shared and not self._closed:
+                    self._wanted = shared
+                    self._changed.wait(patience)
+                    self._wanted = 1
                 batch, self._waiting, self._waiting_size = self._waiting, [], 0
             if not batch:
                 return
             results: Sequence[R | BaseException]
+            began = time.monotonic()
             try:
                 results = self._commit([item for item, _ in batch])
             except Exception as error:  # handed to every caller: nobody may believe in a record that was not written
                 results = [error] * len(batch)
+            shared, patience = len(batch), min((time.monotonic() - began) / 4, GATHER_SECONDS)
             for (_, on_done), result in zip(batch, results, strict=True):
                 if isinstance(result, BaseException):
                     notify(on_done, None, result)

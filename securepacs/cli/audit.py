@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from securepacs.cli import output
+from securepacs.cli import audit_log, output
 from securepacs.errors import MalformedError, SecurePacsError, Unavailable, UsageError
 
 if TYPE_CHECKING:
     from securepacs.audit.grading import Grade
     from securepacs.audit.message import ActiveParticipant
     from securepacs.audit.repository import AuditRecord, Repository
+    from securepacs.audit.sinks import SpoolSink
 
-app = typer.Typer(help="Audit messages: keep, send, validate, search.", no_args_is_help=True)
+app = typer.Typer(help="Audit messages: keep, send, validate, search, prove.", no_args_is_help=True)
 
 CertOption = Annotated[Path, typer.Option("--cert", help="Own certificate, its chain may follow (PEM).")]
 KeyOption = Annotated[Path, typer.Option("--key", help="Private key of that certificate (PEM).")]
@@ -31,6 +34,10 @@ _COLUMNS = ("time", "event", "outcome", "user", "patient", "description")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
+for _command in (audit_log.export, audit_log.verify, audit_log.hold, audit_log.erase, audit_log.grant):
+    app.command()(_command)
+
+
 @app.command()
 @output.reports_errors
 def serve(
@@ -40,20 +47,48 @@ def serve(
     key: KeyOption,
     trust: TrustOption,
     crl: CrlOption = None,
+    log_key: audit_log.LogKeyOption = None,
+    origin: audit_log.OriginOption = "",
+    checkpoint_seconds: Annotated[float, typer.Option("--checkpoint-seconds", min=0.1, help="Sign the log so often.")] = 10.0,
+    tsa: Annotated[list[str] | None, typer.Option("--tsa", help="Time stamp authority (RFC 3161) for a checkpoint a day.")] = None,
+    witness: Annotated[str, typer.Option("--witness", help="HOST:PORT that every checkpoint is sent to as an audit record.")] = "",
+    spool: Annotated[Path | None, typer.Option("--spool", help="Folder where checkpoints wait for the witness.")] = None,
+    keep_days: Annotated[int, typer.Option("--keep-days", help="Erase what is older and not held; 0 keeps for ever.")] = 0,
+    law: Annotated[str, typer.Option("--law", help="The law that retention follows; it is recorded.")] = "",
 ) -> None:
-    """Run an audit record repository: syslog over mutual TLS (RFC 5425) into a searchable store, until SIGTERM."""
+    """Run an audit record repository: syslog over mutual TLS (RFC 5425) into a searchable store, until SIGTERM.
+
+    With --log-key the log over all records is signed, so that `audit verify` can prove it unaltered.
+    """
     import signal
     import threading
+    from contextlib import ExitStack
 
     from securepacs.audit.repository import Repository, RepositoryServer
     from securepacs.tls import server_context
+
+    if log_key is None and (tsa or witness or keep_days):
+        raise UsageError("--tsa, --witness and --keep-days need --log-key: only a signed log can prove what was erased")
 
     host, port = _address(listen)
     context = server_context(certificate=cert, key=key, trust=trust, crls=crl or ())
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: ended.set())
-    with Repository(store) as repository:
+    with Repository(store) as repository, ExitStack() as stack:
+        if log_key is not None:
+            from securepacs.audit.repository.keeper import LogKeeper
+            from securepacs.audit.repository.signer import LogSigner
+
+            signer = LogSigner.load(log_key, origin=origin)
+            output.errors.print(f"log key {signer.public}", markup=False, highlight=False)
+            sink = stack.enter_context(_witness(witness, spool, cert, key, trust)) if witness else None
+            days = timedelta(days=keep_days) if keep_days else None
+            stack.enter_context(
+                LogKeeper(
+                    repository, signer, seconds=checkpoint_seconds, witness=sink, stamp_urls=tsa or (), retention=days, law=law
+                )
+            )
         server = RepositoryServer(repository, host=host, port=port, context=context)
         with server:
             output.errors.print(f"listening on {_joined(host, server.port)}", highlight=False)
@@ -130,8 +165,8 @@ def search(
     if json and csv:
         raise UsageError("give --json or --csv, not both")
     criteria = Criteria(
-        since=_moment(since, "--from"),
-        until=_moment(until, "--to"),
+        since=moment(since, "--from"),
+        until=moment(until, "--to"),
         patient=patient,
         study=study,
         user=user,
@@ -143,13 +178,33 @@ def search(
         newest_first=not oldest_first,
     )
     with Repository(store, must_exist=True) as repository:
-        records = repository.search(criteria, reader=_reader(), at=datetime.now(UTC))
+        records = repository.search(criteria, reader=reader(), at=datetime.now(UTC))
         if json:
             _print_json(repository, records)
         elif csv:
             _print_csv(records)
         else:
             output.print_table(f"{len(records)} audit records", _COLUMNS, map(_cells, records))
+
+
+@contextmanager
+def _witness(to: str, spool: Path | None, cert: Path, key: Path, trust: list[Path]) -> Iterator[SpoolSink]:
+    """Yield a sink whose records are delivered to another repository."""
+    from securepacs.audit.sinks import SpoolSink
+    from securepacs.audit.syslog_tls import Forwarder, SyslogTlsSender
+    from securepacs.tls import client_context
+
+    if spool is None:
+        raise UsageError("--witness needs --spool: checkpoints wait there while the witness cannot be reached")
+    host, port = _address(to)
+    sender = SyslogTlsSender(host, port, client_context(certificate=cert, key=key, trust=trust))
+    with SpoolSink.open(spool, app_name="securepacs-audit", destinations=("witness",)) as sink:
+        forwarder = Forwarder([spool], sender, name="witness")
+        forwarder.start()
+        try:
+            yield sink
+        finally:
+            forwarder.stop()
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -209,14 +264,15 @@ def _print_grade(path: Path, graded: Grade, edition: str) -> None:
         output.console.print(f"  {each.code}:{where} {each.detail}", markup=False, highlight=False)
 
 
-def _moment(text: str, option: str) -> datetime | None:
+def moment(text: str, option: str) -> datetime | None:
+    """Read a moment or date of an option; without a zone it is UTC."""
     if not text:
         return None
     try:
-        moment = datetime.fromisoformat(text)
+        found = datetime.fromisoformat(text)
     except ValueError:
         raise UsageError(f"{option}: {text!r} is no date and time", hint="for example 2027-01-31 or 2027-01-31T12:00:00Z") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _outcome(text: str) -> int | None:
@@ -228,8 +284,8 @@ def _outcome(text: str) -> int | None:
     return value
 
 
-def _reader() -> ActiveParticipant:
-    """Return the person at this command line."""
+def reader() -> ActiveParticipant:
+    """Return the person at this command line, as a participant of what is recorded."""
     import getpass
     import os
     import socket

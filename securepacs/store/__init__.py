@@ -5,6 +5,6 @@
 
 from __future__ import annotations
 
-from securepacs.store.database import head_revision, open_store, reading, writing
+from securepacs.store.database import bulk_insert, head_revision, open_store, reading, writing
 
-__all__ = ["head_revision", "open_store", "reading", "writing"]
+__all__ = ["bulk_insert", "head_revision", "open_store", "reading", "writing"]

@@ -139,3 +139,29 @@ def test_an_error_of_a_callback_stops_nothing(caplog: pytest.LogCaptureFixture) 
     assert group.call(2) == 4
     group.close()
     assert "Event loop is closed" in caplog.text
+
+
+def test_callers_who_come_back_together_share_commits() -> None:
+    """Eight callers in a loop: a commit that takes a while is shared by most of them, not made for the first one back."""
+    sizes: list[int] = []
+    pause = threading.Event()
+
+    def commit(items: list[int]) -> list[int]:
+        sizes.append(len(items))
+        pause.wait(0.004)
+        return items
+
+    group = GroupCommit[int, int](commit, name="test", size_of=lambda _item: 1)
+
+    def run() -> None:
+        for number in range(25):
+            group.call(number)
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    group.close()
+    assert sum(sizes) == 200
+    assert len(sizes) < 100

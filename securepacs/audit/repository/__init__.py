@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from securepacs.audit.repository.index import Receipt
+from securepacs.audit.repository.receipt import Receipt
 from securepacs.audit.repository.repository import Repository
 from securepacs.audit.repository.search import AuditRecord, Criteria
 from securepacs.audit.repository.server import RepositoryServer

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, func, or_, select
 
-from securepacs.audit.repository.index import TermKind, term, user_term
 from securepacs.audit.repository.tables import audit_record, audit_term
+from securepacs.audit.repository.terms import TermKind, term, term_hash, user_term
 from securepacs.errors import UsageError
 from securepacs.store.tables import moment_of, moment_text
 
@@ -91,10 +92,10 @@ def statement(criteria: Criteria) -> Select[Any]:
         raise UsageError("the moments of a search must carry a time zone")
     order = (audit_record.c.moment, audit_record.c.id)
     ordered = (column.desc() if criteria.newest_first else column.asc() for column in order)
-    return select(audit_record).where(*_conditions(criteria)).order_by(*ordered).limit(criteria.limit)
+    return select(audit_record).where(*conditions(criteria)).order_by(*ordered).limit(criteria.limit)
 
 
-def _conditions(criteria: Criteria) -> list[ColumnElement[bool]]:
+def conditions(criteria: Criteria) -> list[ColumnElement[bool]]:
     columns = audit_record.c
     wanted: list[ColumnElement[bool]] = []
     if criteria.since is not None:
@@ -123,15 +124,11 @@ def _conditions(criteria: Criteria) -> list[ColumnElement[bool]]:
 
 
 def _with_term(kind: TermKind, value: str) -> Select[Any]:
-    return select(audit_term.c.record_id).where(audit_term.c.kind == kind.value, audit_term.c.value == value)
+    return select(audit_term.c.record_id).where(audit_term.c.term == term_hash(kind.value, value))
 
 
-def to_record(row: Any, terms: dict[int, list[tuple[str, str]]]) -> AuditRecord:
-    """Make an AuditRecord of a row and the terms of all rows."""
-
-    def of_kind(kind: TermKind) -> tuple[str, ...]:
-        return tuple(value for found, value in terms.get(row.id, ()) if found == kind)
-
+def to_record(row: Any) -> AuditRecord:
+    """Make an AuditRecord of a row."""
     return AuditRecord(
         id=row.id,
         at=moment_of(row.moment),
@@ -140,8 +137,8 @@ def to_record(row: Any, terms: dict[int, list[tuple[str, str]]]) -> AuditRecord:
         action=row.action,
         outcome=row.outcome,
         user=row.requestor,
-        patients=of_kind(TermKind.PATIENT),
-        studies=of_kind(TermKind.STUDY),
+        patients=tuple(json.loads(row.patients)),
+        studies=tuple(json.loads(row.studies)),
         description=row.description,
         source_id=row.source_id,
         site_id=row.site_id,

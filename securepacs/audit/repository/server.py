@@ -7,6 +7,7 @@ a cut-off record as truncated. The handshake never runs where it could block ano
 from __future__ import annotations
 
 import logging
+import select
 import socket
 import ssl
 import threading
@@ -23,13 +24,16 @@ from cryptography import x509
 from securepacs.audit import events
 from securepacs.audit.framing import DEFAULT_LIMIT, Frame, FrameReader
 from securepacs.audit.message import AuditMessage, EventOutcomeIndicator
-from securepacs.audit.repository.index import Receipt
+from securepacs.audit.repository.indexer import IndexerPool
+from securepacs.audit.repository.ingest import Ingest
+from securepacs.audit.repository.receipt import Receipt
 from securepacs.audit.repository.repository import Repository
 from securepacs.codes import NODE_AUTHENTICATION
 from securepacs.errors import ConfigError, Unavailable
 
 TRANSPORT = "tls"
 _READ_SIZE = 64 * 1024
+_BATCH = 128  # records handed on together while more is there to be read
 _STOP_SECONDS = 10.0
 _logger = logging.getLogger(__name__)
 
@@ -42,7 +46,10 @@ class _Peer:
 
 
 class RepositoryServer:
-    """Listens once made; `start` begins to accept. `context` must require client certificates (ITI-19: mutual)."""
+    """Listens once made; `start` begins to accept. `context` must require client certificates (ITI-19: mutual).
+
+    `indexers` processes read the XML of bursts (None: one for each core but one).
+    """
 
     def __init__(
         self,
@@ -55,6 +62,7 @@ class RepositoryServer:
         max_connections: int = 500,
         handshake_seconds: float = 10.0,
         frame_seconds: float = 60.0,
+        indexers: int | None = None,
     ) -> None:
         if context.verify_mode != ssl.CERT_REQUIRED:
             raise ConfigError("the audit repository needs mutual TLS", key="trust", standard="IHE ITI-19")
@@ -64,6 +72,7 @@ class RepositoryServer:
         self._max_connections = max_connections
         self._handshake_seconds = handshake_seconds
         self._frame_seconds = frame_seconds
+        self._pool = IndexerPool(indexers)
         self._stopping = threading.Event()
         self._guard = threading.Lock()
         self._connections: dict[threading.Thread, socket.socket] = {}
@@ -98,6 +107,7 @@ class RepositoryServer:
             _shut_down(connection)
         for thread in standing:
             thread.join(_STOP_SECONDS)
+        self._pool.close()
         self._activity(started=False)
 
     def __enter__(self) -> Self:
@@ -196,29 +206,48 @@ class RepositoryServer:
     def _receive(self, connection: ssl.SSLSocket, peer: _Peer) -> None:
         """Read, store, read on. Returns when the peer is done, breaks the framing, or stalls inside a record."""
         reader = FrameReader(limit=self._record_limit)
+        ingest = Ingest(self._repository, self._pool)
         clean = False
         try:
-            while reader.error is None:
-                connection.settimeout(self._frame_seconds if reader.inside_frame else None)
-                data = connection.recv(_READ_SIZE)
-                if not data:
-                    clean = not reader.inside_frame
-                    break
-                self._store(reader.feed(data), peer)
-        except OSError as error:
-            _logger.info("audit repository: connection of %s ended: %s", peer.address, error.strerror or "time-out")
-        if reader.error is not None:
-            _logger.warning("audit repository: %s broke the framing: %s", peer.address, reader.error)
-        if (rest := reader.end()) is not None:
-            self._store([rest], peer)
+            try:
+                clean = self._read(connection, reader, ingest, peer)
+            except OSError as error:
+                _logger.info("audit repository: connection of %s ended: %s", peer.address, error.strerror or "time-out")
+            if reader.error is not None:
+                _logger.warning("audit repository: %s broke the framing: %s", peer.address, reader.error)
+            if (rest := reader.end()) is not None:
+                self._store([rest], peer, ingest)
+            ingest.drain()
+        finally:
+            ingest.close()
         if clean:
             with suppress(OSError):  # answering close_notify tells the sender that all it sent is stored
                 connection.settimeout(self._handshake_seconds)
                 connection.unwrap()
 
-    def _store(self, frames: list[Frame], peer: _Peer) -> None:
+    def _read(self, connection: ssl.SSLSocket, reader: FrameReader, ingest: Ingest, peer: _Peer) -> bool:
+        """Take records until the stream ends; True when it ended between two of them."""
+        frames: list[Frame] = []
+        try:
+            while reader.error is None:
+                connection.settimeout(self._frame_seconds if reader.inside_frame else None)
+                data = connection.recv(_READ_SIZE)
+                if not data:
+                    return not reader.inside_frame
+                frames += reader.feed(data)
+                if len(frames) >= _BATCH or not (connection.pending() or _readable(connection)):
+                    self._store(frames, peer, ingest)
+                    frames = []
+        finally:
+            if frames:
+                self._store(frames, peer, ingest)
+        return False
+
+    def _store(self, frames: list[Frame], peer: _Peer, ingest: Ingest) -> None:
+        if not frames:
+            return
         now = datetime.now(UTC)
-        self._repository.store(
+        receipts = [
             Receipt.of_frame(
                 each,
                 received=now,
@@ -228,7 +257,8 @@ class RepositoryServer:
                 peer_sha256=peer.sha256,
             )
             for each in frames
-        )
+        ]
+        ingest.put(receipts, now)
 
     def _activity(self, *, started: bool) -> None:
         application = events.participant(self._repository.source.AuditSourceID, host=self._repository.hostname)
@@ -259,6 +289,12 @@ def _peer_of(connection: ssl.SSLSocket, address: str) -> _Peer:
     except ValueError:  # OpenSSL accepted what cryptography cannot parse; the digest identifies it
         subject = ""
     return _Peer(address, subject, sha256(der).hexdigest())
+
+
+def _readable(connection: ssl.SSLSocket) -> bool:
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _shut_down(connection: socket.socket) -> None:

@@ -214,7 +214,9 @@ def test_octets_of_no_record(repository: Repository) -> None:
 def test_records_cannot_be_changed_or_removed(tmp_path: Path, repository: Repository) -> None:
     repository.store([receipt(to_xml(numbered(1)))])
     with sqlite3.connect(tmp_path / "audit.db") as connection:
-        for table, column in (("audit_record", "outcome"), ("audit_content", "raw"), ("audit_term", "value")):
+        for table, column in (
+            ("audit_record", "outcome"), ("audit_content", "raw"), ("audit_term", "term"), ("audit_log", "entry"),
+        ):  # fmt: skip
             for statement in (f"DELETE FROM {table}", f"UPDATE {table} SET {column} = ''"):
                 with pytest.raises(sqlite3.IntegrityError, match="append only"):
                     connection.execute(statement)
