@@ -78,12 +78,13 @@ def protect(
             made = media.inspect(result)
             return {"file": str(file), "output": str(result), "profile": made.profile, "extensions": made.extensions}
 
-        results = _each(pairs, one, as_json=as_json)
+        results, code = _each(pairs, one, as_json=as_json)
     if not as_json:
         rows = [
             (each["file"], each["output"], each["profile"] or f"extension: {', '.join(each['extensions'])}") for each in results
         ]
         output.print_table("protected", ("file", "output", "profile"), rows)
+    raise SystemExit(code)
 
 
 @app.command("open")
@@ -127,9 +128,10 @@ def open_file(
             facts = {"file": str(file), "output": str(result), "integrity": opened.integrity, "origin": opened.origin}
             return {**facts, "signers": [_describe(signer) for signer in opened.signers], "warnings": opened.warnings}
 
-        results = _each(pairs, one, as_json=as_json)
+        results, code = _each(pairs, one, as_json=as_json)
     if not as_json:
         _print_opened(results)
+    raise SystemExit(code)
 
 
 def _print_opened(results: list[dict[str, Any]]) -> None:
@@ -181,8 +183,10 @@ def _pairs(source: Path, destination: Path) -> list[tuple[Path, Path]]:
     return outputs_for([source], destination, in_place=False)
 
 
-def _each(pairs: list[tuple[Path, Path]], work: Callable[[Path, Path], dict[str, Any]], *, as_json: bool) -> list[dict[str, Any]]:
-    """Do the work for every file; a failure of one of several is told and does not stop the others, but counts in the exit code."""
+def _each(
+    pairs: list[tuple[Path, Path]], work: Callable[[Path, Path], dict[str, Any]], *, as_json: bool
+) -> tuple[list[dict[str, Any]], int]:
+    """Do the work for every file and return the results with the exit code; a failure of one of several does not stop the others."""
     from securepacs.wiring import exit_code
 
     results: list[dict[str, Any]] = []
@@ -199,9 +203,7 @@ def _each(pairs: list[tuple[Path, Path]], work: Callable[[Path, Path], dict[str,
                 raise
             output.print_error(error, file=str(file))
             codes.append(exit_code(error))
-    if codes:
-        raise SystemExit(output.worst_of_files(codes))
-    return results
+    return results, output.worst_of_files(codes) if codes else 0
 
 
 def _password(existing: Path | None, new: Path | None) -> str | None:

@@ -20,5 +20,5 @@ def matches(identifier: Any, certificate: x509.Certificate) -> bool:
     chosen = identifier.chosen
     if identifier.name == "issuer_and_serial_number":
         return bool(chosen["serial_number"].native == parsed.serial_number and chosen["issuer"] == parsed.issuer)
-    octets = chosen if isinstance(chosen, core.OctetString) else chosen["subjectKeyIdentifier"]
+    octets = chosen if isinstance(chosen, core.OctetString) else chosen[0]
     return parsed.key_identifier is not None and bool(octets.native == parsed.key_identifier)

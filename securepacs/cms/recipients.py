@@ -234,5 +234,5 @@ def _identified(kind: str, identifier: Any, algorithm: str) -> Recipient:
     chosen = identifier.chosen
     if identifier.name == "issuer_and_serial_number":
         return Recipient(kind, chosen["issuer"].human_friendly, chosen["serial_number"].native, algorithm=algorithm)
-    octets = chosen.native if isinstance(chosen, core.OctetString) else chosen["subjectKeyIdentifier"].native
+    octets = chosen.native if isinstance(chosen, core.OctetString) else chosen[0].native
     return Recipient(kind, subject_key_identifier=octets, algorithm=algorithm)
