@@ -22,6 +22,8 @@ Source = Annotated[Path, typer.Argument(metavar="SRC", help="The file to read, o
 Destination = Annotated[Path, typer.Option("-o", "--output", metavar="DST", help="The file to write, or the folder.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per file.")]
 PasswordFileOption = Annotated[Path | None, typer.Option("--password-file", help="File (mode 600) with the recipients' password.")]
+Work = Callable[[Path, Path], dict[str, Any]]
+
 _CIPHERS = (
     "aes256-cbc, aes192-cbc, aes128-cbc or, only for old readers, des-ede3-cbc; aes256-gcm, aes192-gcm and aes128-gcm are "
     "extensions that PS3.15 D.1 does not have."
@@ -183,10 +185,8 @@ def _pairs(source: Path, destination: Path) -> list[tuple[Path, Path]]:
     return outputs_for([source], destination, in_place=False)
 
 
-def _each(
-    pairs: list[tuple[Path, Path]], work: Callable[[Path, Path], dict[str, Any]], *, as_json: bool
-) -> tuple[list[dict[str, Any]], int]:
-    """Do the work for every file and return the results with the exit code; a failure of one of several does not stop the others."""
+def _each(pairs: list[tuple[Path, Path]], work: Work, *, as_json: bool) -> tuple[list[dict[str, Any]], int]:
+    """Do the work for every file; return results and exit code. The failure of one of several does not stop the others."""
     from securepacs.wiring import exit_code
 
     results: list[dict[str, Any]] = []

@@ -28,6 +28,7 @@ from securepacs.codes import ID_DATA, ID_DIGESTED_DATA, ID_SIGNED_DATA
 from securepacs.dicom.files import write_atomically
 from securepacs.dicom.part10 import read_part10
 from securepacs.errors import IntegrityFailure, MalformedError, UsageError, VerificationError
+from securepacs.media.ahead import ahead
 from securepacs.media.passphrase import require_strong
 from securepacs.media.preamble import require_harmless, suspicion
 from securepacs.media.source import HEAD_SIZE, Source
@@ -122,6 +123,8 @@ def protect(
         require_harmless(head)
         bare = cipher in CIPHERS and not CIPHERS[cipher].authenticated
         inner, inner_type = _seal(Stream(source.size, source.chunks()), signer, moment, bare=bare)
+        if source.large:  # hashing beside encrypting; opening is as fast as the files without a second thread
+            inner = Stream(inner.size, ahead(inner.chunks))
         stream = enveloped.encrypt_stream(
             inner, recipients, passwords=passwords, cipher=cipher, content_type=inner_type, key_transport=key_transport
         )

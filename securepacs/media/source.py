@@ -13,6 +13,7 @@ from securepacs.cms.stream import Buffer
 from securepacs.errors import UsageError
 
 CHUNK_SIZE = 1 << 20
+_LARGE = 4 << 20
 HEAD_SIZE = 1 << 18  # octets within which the file meta information of a DICOM file must end
 
 
@@ -60,6 +61,11 @@ class Source:
             if not count:
                 return
             yield view[:count]
+
+    @property
+    def large(self) -> bool:
+        """Whether threads are worth their start."""
+        return self.size is None or self.size > _LARGE
 
     def total(self) -> int:
         """Return the size; for a pipe, of what has been its head."""
