@@ -1,25 +1,33 @@
-"""`securepacs media`: protect, open and inspect Secure DICOM Files (PS3.15 D.1)."""
+"""`securepacs media`: protect, open and inspect Secure DICOM Files (PS3.15 D.1), one file or a tree."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from securepacs.cli import output
 from securepacs.cli.keys import CertOption, KeyOption, P12Option, PinEnvOption, PinFileOption, TokenOption, credential_from
-from securepacs.errors import UsageError
+from securepacs.errors import SecurePacsError, UsageError
 
 if TYPE_CHECKING:
     from securepacs.media import MediaSigner
-    from securepacs.tokens.credential import Credential
 
 app = typer.Typer(no_args_is_help=True, help="DICOM files encrypted for their recipients (PS3.15 Annex D).")
 
-Source = Annotated[Path, typer.Argument(metavar="SRC", help="The file to read.")]
-Destination = Annotated[Path, typer.Option("-o", "--output", metavar="DST", help="The file to write.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Source = Annotated[Path, typer.Argument(metavar="SRC", help="The file to read, or a folder: all files below it.")]
+Destination = Annotated[Path, typer.Option("-o", "--output", metavar="DST", help="The file to write, or the folder.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per file.")]
+PasswordFileOption = Annotated[Path | None, typer.Option("--password-file", help="File (mode 600) with the recipients' password.")]
+Work = Callable[[Path, Path], dict[str, Any]]
+
+_CIPHERS = (
+    "aes256-cbc, aes192-cbc, aes128-cbc or, only for old readers, des-ede3-cbc; aes256-gcm, aes192-gcm and aes128-gcm are "
+    "extensions that PS3.15 D.1 does not have."
+)
 
 
 @app.command()
@@ -27,32 +35,58 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.
 def protect(
     source: Source,
     destination: Destination,
-    to: Annotated[list[Path], typer.Option("--to", help="Certificate of a recipient (repeatable).")],
+    to: Annotated[
+        list[Path] | None, typer.Option("--to", help="Certificate of a recipient (repeatable). Elliptic curves are an extension.")
+    ] = None,
+    password_file: PasswordFileOption = None,
+    new_password_file: Annotated[
+        Path | None, typer.Option("--new-password-file", help="Make a passphrase of 100 bits and write it to this new file.")
+    ] = None,
     sign_key: Annotated[Path | None, typer.Option("--sign-key", help="Private key of the signer.")] = None,
     sign_cert: Annotated[Path | None, typer.Option("--sign-cert", help="Certificate of the signer.")] = None,
     token: TokenOption = None,
     pin_file: PinFileOption = None,
     pin_env: PinEnvOption = None,
-    cipher: Annotated[str, typer.Option("--cipher", help="aes256-cbc, aes192-cbc or aes128-cbc.")] = "aes256-cbc",
+    cipher: Annotated[str, typer.Option("--cipher", help=_CIPHERS)] = "aes256-cbc",
+    oaep: Annotated[bool, typer.Option("--oaep", help="RSA-OAEP for RSA recipients: an extension.")] = False,
+    unsafe_weak_password: Annotated[
+        bool, typer.Option("--unsafe-weak-password", help="Take a password that could be found by trying.")
+    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Encrypt a DICOM file for its recipients, signed when a signer's key is given, else with a digest."""
+    """Encrypt DICOM files for their recipients, signed when a signer's key is given, else with a digest."""
     from securepacs import media
     from securepacs.tokens.software import load_certificates
 
-    _require_other_file(source, destination)
-    recipients = [load_certificates(path)[0] for path in to]
-
-    def write(signer: Credential | None) -> None:
-        media.protect(source, recipients=recipients, signer=signer, cipher=cipher, output=destination)
-
-    if not (sign_key or sign_cert or token):
-        if pin_file or pin_env:
-            raise UsageError("a PIN was given and no signer's key")
-        write(None)
-        return
+    pairs = _pairs(source, destination)
+    recipients = [load_certificates(path)[0] for path in to or ()]
+    signing = bool(sign_key or sign_cert or token)
+    if not signing and (pin_file or pin_env):
+        raise UsageError("a PIN was given and no signer's key")
     names = "--sign-key with --sign-cert, or --token"
-    with credential_from(key=sign_key, cert=sign_cert, token=token, pin_file=pin_file, pin_env=pin_env, names=names) as signer:
-        write(signer)
+    credential = (
+        credential_from(key=sign_key, cert=sign_cert, token=token, pin_file=pin_file, pin_env=pin_env, names=names)
+        if signing
+        else nullcontext()
+    )
+    with credential as signer:
+        password = _password(password_file, new_password_file)
+
+        def one(file: Path, result: Path) -> dict[str, Any]:
+            media.protect(
+                file, recipients=recipients, password=password, signer=signer, cipher=cipher, output=result,
+                key_transport="oaep" if oaep else "pkcs1v15", unsafe_weak_password=unsafe_weak_password,
+            )  # fmt: skip
+            made = media.inspect(result)
+            return {"file": str(file), "output": str(result), "profile": made.profile, "extensions": made.extensions}
+
+        results, code = _each(pairs, one, as_json=as_json)
+    if not as_json:
+        rows = [
+            (each["file"], each["output"], each["profile"] or f"extension: {', '.join(each['extensions'])}") for each in results
+        ]
+        output.print_table("protected", ("file", "output", "profile"), rows)
+    raise SystemExit(code)
 
 
 @app.command("open")
@@ -66,6 +100,7 @@ def open_file(
     token: TokenOption = None,
     pin_file: PinFileOption = None,
     pin_env: PinEnvOption = None,
+    password_file: PasswordFileOption = None,
     trust: Annotated[
         list[Path] | None, typer.Option("--trust", help="Demand a signer whom these certificates vouch for (PEM or folder).")
     ] = None,
@@ -74,28 +109,49 @@ def open_file(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Decrypt a file; nothing is written before its integrity, and with --trust its signer, is verified."""
+    """Decrypt files; nothing is written before its integrity, and with --trust its signer, is verified."""
     from securepacs import media
     from securepacs.trust import TrustPolicy
 
-    _require_other_file(source, destination)
+    pairs = _pairs(source, destination)
     policy = TrustPolicy.from_files(trust) if trust else None
-    with credential_from(key=key, cert=cert, p12=p12, token=token, pin_file=pin_file, pin_env=pin_env) as credential:
-        opened = media.open(source, credential, policy=policy, allow_no_integrity=unsafe_no_integrity, output=destination)
-    signers = [_describe(signer) for signer in opened.signers]
-    if as_json:
-        result = {"file": str(source), "output": str(destination), "integrity": opened.integrity}
-        output.print_json({**result, "signers": signers, "warnings": opened.warnings})
-        return
-    for warning in opened.warnings:
-        output.errors.print(f"warning: {warning}", markup=False, highlight=False)
-    rows = [(signer["subject"], signer["signing_time"] or "", signer["indication"] or "not asked") for signer in signers]
-    output.print_table(f"integrity: {opened.integrity}", ("signer", "claimed time", "trust"), rows)
+    with_key = bool(key or cert or p12 or token) or not password_file
+    names = "--key with --cert, --p12, --token, or --password-file"
+    credential = (
+        credential_from(key=key, cert=cert, p12=p12, token=token, pin_file=pin_file, pin_env=pin_env, names=names)
+        if with_key
+        else nullcontext()
+    )
+    with credential as mine:
+        password = _password(password_file, None)
+
+        def one(file: Path, result: Path) -> dict[str, Any]:
+            opened = media.open(file, mine, password=password, policy=policy, allow_no_integrity=unsafe_no_integrity, output=result)
+            facts = {"file": str(file), "output": str(result), "integrity": opened.integrity, "origin": opened.origin}
+            return {**facts, "signers": [_describe(signer) for signer in opened.signers], "warnings": opened.warnings}
+
+        results, code = _each(pairs, one, as_json=as_json)
+    if not as_json:
+        _print_opened(results)
+    raise SystemExit(code)
+
+
+def _print_opened(results: list[dict[str, Any]]) -> None:
+    for result in results:
+        for warning in result["warnings"]:
+            output.errors.print(f"warning: {result['file']}: {warning}", markup=False, highlight=False)
+    rows = [
+        (result["file"], result["integrity"], f"origin {result['origin']}", signer.get("subject", ""),
+         signer.get("signing_time") or "", signer.get("indication") or "not asked")
+        for result in results
+        for signer in result["signers"] or [{}]
+    ]  # fmt: skip
+    output.print_table("opened", ("file", "integrity", "origin", "signer", "claimed time", "trust"), rows)
 
 
 @app.command()
 @output.reports_errors
-def inspect(source: Source, as_json: JsonOption = False) -> None:
+def inspect(source: Annotated[Path, typer.Argument(metavar="FILE", help="The file to read.")], as_json: JsonOption = False) -> None:
     """Tell how a file is protected and for whom; needs no key."""
     from securepacs import media
 
@@ -110,13 +166,64 @@ def inspect(source: Source, as_json: JsonOption = False) -> None:
         }
         for recipient in described.recipients
     ]
-    facts = {"kind": described.kind, "size": described.size, "cipher": described.cipher, "content_type": described.content_type}
+    facts: dict[str, Any] = {"kind": described.kind, "size": described.size, "cipher": described.cipher}
+    facts |= {"content_type": described.content_type, "profile": described.profile, "extensions": described.extensions}
     if as_json:
         output.print_json({"file": str(source), **facts, "recipients": recipients})
         return
+    facts["extensions"] = ", ".join(described.extensions)
     output.print_table(str(source), ("property", "value"), facts.items())
     if recipients:
         output.print_table("recipients", recipients[0].keys(), [recipient.values() for recipient in recipients])
+
+
+def _pairs(source: Path, destination: Path) -> list[tuple[Path, Path]]:
+    from securepacs.cli.paths import outputs_for
+
+    if source.is_dir() and destination.resolve().is_relative_to(source.resolve()):
+        raise UsageError("the output would lie inside the input")
+    return outputs_for([source], destination, in_place=False)
+
+
+def _each(pairs: list[tuple[Path, Path]], work: Work, *, as_json: bool) -> tuple[list[dict[str, Any]], int]:
+    """Do the work for every file; return results and exit code. The failure of one of several does not stop the others."""
+    from securepacs.wiring import exit_code
+
+    results: list[dict[str, Any]] = []
+    codes: list[int] = []
+    for file, result in pairs:
+        try:
+            if len(pairs) > 1:
+                result.parent.mkdir(parents=True, exist_ok=True)
+            results.append(work(file, result))
+            if as_json:
+                output.print_json(results[-1])
+        except SecurePacsError as error:
+            if len(pairs) == 1:
+                raise
+            output.print_error(error, file=str(file))
+            codes.append(exit_code(error))
+    return results, output.worst_of_files(codes) if codes else 0
+
+
+def _password(existing: Path | None, new: Path | None) -> str | None:
+    """Read the password, or make one and write it to a file that only its owner may read."""
+    from securepacs import media
+    from securepacs.tokens.pin import pin_source
+
+    if existing and new:
+        raise UsageError("--password-file and --new-password-file exclude each other")
+    if existing:
+        return pin_source(pin_file=existing)()
+    if new:
+        passphrase = media.generate_passphrase()
+        try:
+            new.touch(mode=0o600, exist_ok=False)
+            new.write_text(passphrase + "\n", encoding="ascii")
+        except OSError as error:
+            raise UsageError(f"cannot write {new}: {error.strerror}", hint="name a file that does not exist") from None
+        return passphrase
+    return None
 
 
 def _describe(signer: MediaSigner) -> dict[str, str | None]:
@@ -126,8 +233,3 @@ def _describe(signer: MediaSigner) -> dict[str, str | None]:
         "indication": signer.path.indication.value if signer.path is not None else None,
         "sub_indication": signer.path.sub_indication if signer.path is not None else None,
     }
-
-
-def _require_other_file(source: Path, destination: Path) -> None:
-    if destination.exists() and source.exists() and destination.samefile(source):
-        raise UsageError("the output would replace the input")

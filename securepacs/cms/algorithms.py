@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from asn1crypto import algos
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.ciphers import BlockCipherAlgorithm
-from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from securepacs.errors import UsageError, VerificationError
 
@@ -24,16 +23,29 @@ HASHES: dict[str, Callable[[], hashes.HashAlgorithm]] = {
 }
 SIGNING_HASHES = ("sha256", "sha384", "sha512")
 
-# name -> key length in bytes; the writer's names, which are asn1crypto's without underscores
-WRITABLE_CIPHERS = {"aes128-cbc": 16, "aes192-cbc": 24, "aes256-cbc": 32}
 
-# asn1crypto name -> (our name, key length in bytes, cipher)
-READABLE_CIPHERS: dict[str, tuple[str, int, Callable[[bytes], BlockCipherAlgorithm]]] = {
-    "aes128_cbc": ("aes128-cbc", 16, AES),
-    "aes192_cbc": ("aes192-cbc", 24, AES),
-    "aes256_cbc": ("aes256-cbc", 32, AES),
-    "tripledes_3key": ("des-ede3-cbc", 24, TripleDES),
-}
+class HashState(Protocol):
+    """A digest in the making, as hashlib gives it."""
+
+    @property
+    def digest_size(self) -> int:
+        """Octets of the digest."""
+        ...
+
+    def update(self, data: Any, /) -> None:
+        """Take more content."""
+        ...
+
+    def digest(self) -> bytes:
+        """Return the digest of what was taken so far."""
+        ...
+
+
+def hash_state(name: str) -> HashState:
+    """Return a fresh digest in the making; VerificationError when CMS messages of this product may not use it."""
+    if name not in HASHES:
+        raise VerificationError(f"the digest algorithm {name} is not supported", standard="RFC 5754")
+    return hashlib.new(name, usedforsecurity=False)  # SHA-1 is read, never written
 
 
 def hash_named(name: str) -> hashes.HashAlgorithm:
@@ -45,9 +57,9 @@ def hash_named(name: str) -> hashes.HashAlgorithm:
 
 def digest(name: str, data: bytes) -> bytes:
     """Hash `data` with the named algorithm."""
-    state = hashes.Hash(hash_named(name))
+    state = hash_state(name)
     state.update(data)
-    return state.finalize()
+    return state.digest()
 
 
 def sign_with(private_key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, hash_name: str, data: bytes) -> tuple[str, bytes]:
@@ -60,18 +72,22 @@ def sign_with(private_key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, hash_
 
 
 def signature_holds(
-    public_key: object, algorithm: algos.SignedDigestAlgorithm, digest_name: str, signature: bytes, data: bytes
+    public_key: object, algorithm: algos.SignedDigestAlgorithm, digest_name: str, signature: bytes, hashed: Callable[[str], bytes]
 ) -> bool:
-    """Tell whether `signature` over `data` is right. `digest_name` counts where the signature algorithm names no digest itself."""
+    """Tell whether `signature` is right over what `hashed` gives the digest of, for the name of a digest algorithm.
+
+    `digest_name` counts where the signature algorithm names no digest itself.
+    """
     kind = algorithm.signature_algo
     hash_name = digest_name if algorithm["algorithm"].native in ("rsassa_pkcs1v15", "ecdsa") else algorithm.hash_algo
+    prehashed, data = Prehashed(hash_named(hash_name)), hashed(hash_name)
     try:
         if kind == "rsassa_pkcs1v15" and isinstance(public_key, rsa.RSAPublicKey):
-            public_key.verify(signature, data, padding.PKCS1v15(), hash_named(hash_name))
+            public_key.verify(signature, data, padding.PKCS1v15(), prehashed)
         elif kind == "rsassa_pss" and isinstance(public_key, rsa.RSAPublicKey):
-            public_key.verify(signature, data, _pss(algorithm["parameters"]), hash_named(hash_name))
+            public_key.verify(signature, data, _pss(algorithm["parameters"]), prehashed)
         elif kind == "ecdsa" and isinstance(public_key, ec.EllipticCurvePublicKey):
-            public_key.verify(signature, data, ec.ECDSA(hash_named(hash_name)))
+            public_key.verify(signature, data, ec.ECDSA(prehashed))
         else:
             raise VerificationError(f"the signature algorithm {kind} does not fit the signer's key or is not supported")
     except InvalidSignature:

@@ -66,7 +66,7 @@ def check(data: bytes, *, max_depth: int = MAX_DEPTH, max_elements: int = MAX_EL
         raise MalformedError("data follows the value", offset=position)
 
 
-def header(data: bytes, position: int, limit: int) -> tuple[bool, int | None, int]:
+def header(data: bytes | memoryview, position: int, limit: int) -> tuple[bool, int | None, int]:
     """Read identifier and length octets at `position`: (constructed, length or None when indefinite, offset of the contents)."""
     start = position
     if position >= limit:

@@ -1,196 +1,238 @@
-"""CMS EnvelopedData (RFC 5652 6) with RSA PKCS #1 v1.5 key transport (RFC 3370 4.2.1) and CBC ciphers (RFC 3565, RFC 3370 5.1).
+"""CMS EnvelopedData (RFC 5652 6) and AuthEnvelopedData (RFC 5083), in one piece or as streams in constant memory.
 
 EnvelopedData gives confidentiality only. A wrong private key, a damaged encrypted key and damaged content all end in one error or
 in meaningless bytes (implicit rejection, RFC 3218): the caller must find integrity in an inner SignedData or DigestedData, and must
-not tell the sender which step failed.
+not tell the sender which step failed. AuthEnvelopedData is verified when the stream has ended, not before.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from asn1crypto import cms, core
-from asn1crypto import x509 as asn1_x509
+from asn1crypto import core
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import padding
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
-from cryptography.hazmat.primitives.ciphers import Cipher, modes
-from cryptography.hazmat.primitives.ciphers.algorithms import AES
-from cryptography.hazmat.primitives.padding import PKCS7
-from cryptography.hazmat.primitives.serialization import Encoding
 
-from securepacs.cms import ber
-from securepacs.cms.algorithms import READABLE_CIPHERS, WRITABLE_CIPHERS
-from securepacs.cms.identifiers import matches
-from securepacs.cms.structures import load, wrap
-from securepacs.codes import ID_ENVELOPED_DATA, ID_SIGNED_DATA
-from securepacs.errors import IntegrityFailure, MalformedError, NoMatchingRecipient, UsageError, VerificationError
+from securepacs.cms import ber, ciphers, recipients
+from securepacs.cms.encapsulated import joined
+from securepacs.cms.nesting import content_type as read_content_type
+from securepacs.cms.nesting import enter
+from securepacs.cms.recipients import Keys, KeyTransport, PrivateKey, Recipient
+from securepacs.cms.stream import INTEGER, OCTET_STRING, SEQUENCE, SET, Buffer, Level, Reader, Stream, framed, tlv
+from securepacs.codes import ID_AUTH_ENVELOPED_DATA, ID_CONTENT_TYPE, ID_DATA, ID_ENVELOPED_DATA, ID_SIGNED_DATA
+from securepacs.errors import IntegrityFailure, MalformedError
 
-_AES_BLOCK = 16
-_NOT_OPENED = "the content cannot be decrypted: it was changed, or the private key is not the recipient's"
+__all__ = [
+    "AuthenticatedAttributes",
+    "Decryption",
+    "Envelope",
+    "Keys",
+    "Recipient",
+    "decrypt",
+    "encrypt",
+    "encrypt_stream",
+    "inspect",
+]
 
-
-@dataclass(frozen=True, slots=True)
-class Recipient:
-    """One RecipientInfo, as far as it can be known without keys. `kind` is ktri, kari, kekri, pwri or ori (RFC 5652 6.2)."""
-
-    kind: str
-    issuer: str = ""
-    serial_number: int | None = None
-    subject_key_identifier: bytes | None = None
-    algorithm: str = ""
+_CONTENT, _ATTRIBUTES, _MORE_ATTRIBUTES = 0x80, 0xA1, 0xA2
+_ORIGINATOR = 0xA0
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What an EnvelopedData says of itself. `cipher` is its dotted OID when this product does not know it."""
+    """What an envelope says of itself. `cipher` is its dotted OID when this product does not know it."""
 
     content_type: str
     cipher: str
     recipients: tuple[Recipient, ...]
     encrypted_length: int
+    authenticated: bool = False
+
+
+class AuthenticatedAttributes(IntegrityFailure):
+    """The authenticated attributes, which come after the content, are others than assumed: read again with `.encoded`."""
+
+    def __init__(self, encoded: bytes) -> None:
+        super().__init__(ciphers.NOT_OPENED, standard="RFC 5083 2.2")
+        self.encoded = encoded
+
+
+def encrypt_stream(
+    content: Stream,
+    certificates: Sequence[x509.Certificate],
+    *,
+    passwords: Sequence[bytes] = (),
+    cipher: str = "aes256-cbc",
+    content_type: str = ID_SIGNED_DATA,
+    key_transport: KeyTransport = "pkcs1v15",
+) -> Stream:
+    """Encrypt `content` for every certificate and password; return a ContentInfo (RFC 5652 6.1-6.3, RFC 5083).
+
+    Lengths are definite when the size of `content` is known. A GCM cipher gives AuthEnvelopedData, whose content
+    type is then id-data, because other types ask for authenticated attributes. NOT checked: validity, trust and key usage of the
+    certificates.
+    """
+    chosen = ciphers.writable(cipher)
+    if chosen.authenticated:
+        content_type = ID_DATA
+    key, vector = os.urandom(chosen.key_size), chosen.fresh_vector()
+    infos, version = recipients.write(certificates, key, password_list=passwords, key_transport=key_transport)
+    encryptor = ciphers.Encryptor(chosen, key, vector)
+    size = None if content.size is None else chosen.encrypted_size(content.size)
+    tag_size = len(tlv(OCTET_STRING, bytes(ciphers.TAG_SIZE))) if chosen.authenticated else 0
+    levels = [
+        Level(SEQUENCE, _oid(ID_AUTH_ENVELOPED_DATA if chosen.authenticated else ID_ENVELOPED_DATA)),
+        Level(0xA0),
+        Level(SEQUENCE, tlv(INTEGER, bytes((0 if chosen.authenticated else version,))) + infos, tag_size),
+        Level(SEQUENCE, _oid(content_type) + chosen.identifier(vector)),
+    ]
+
+    def trailers() -> list[bytes]:
+        return [b"", b"", tlv(OCTET_STRING, encryptor.tag) if chosen.authenticated else b"", b""]
+
+    return framed(levels, _CONTENT, Stream(size, encryptor.encrypt(content.chunks)), trailers)
 
 
 def encrypt(
-    content: bytes, recipients: Sequence[x509.Certificate], *, cipher: str = "aes256-cbc", content_type: str = ID_SIGNED_DATA
+    content: bytes,
+    certificates: Sequence[x509.Certificate],
+    *,
+    passwords: Sequence[bytes] = (),
+    cipher: str = "aes256-cbc",
+    content_type: str = ID_SIGNED_DATA,
+    key_transport: KeyTransport = "pkcs1v15",
 ) -> bytes:
-    """Encrypt `content` for every certificate in `recipients` and return a DER ContentInfo (RFC 5652 6.1-6.3).
+    """Encrypt `content` and return a DER ContentInfo; see `encrypt_stream`."""
+    stream = encrypt_stream(
+        Stream(len(content), [content]), certificates, passwords=passwords, cipher=cipher, content_type=content_type,
+        key_transport=key_transport,
+    )  # fmt: skip
+    return joined(stream.chunks)
 
-    `cipher` is aes128-cbc, aes192-cbc or aes256-cbc. NOT checked: validity, trust and key usage of the certificates.
+
+def _oid(dotted: str) -> bytes:
+    return bytes(core.ObjectIdentifier(dotted).dump())
+
+
+class Decryption:
+    """An envelope being read: its head is read at once, its content by `chunks`.
+
+    Raises NoMatchingRecipient, PasswordIncorrect, MalformedError for bad structure, VerificationError for an unknown cipher.
+    `additional` is the DER of the authenticated attributes, when a first attempt ended in AuthenticatedAttributes.
     """
-    if not recipients:
-        raise UsageError("EnvelopedData needs at least one recipient", standard="RFC 5652 6.1")
-    if cipher not in WRITABLE_CIPHERS:
-        raise UsageError(f"the cipher {cipher} is not one of {', '.join(WRITABLE_CIPHERS)}", standard="RFC 3565")
-    key, iv = os.urandom(WRITABLE_CIPHERS[cipher]), os.urandom(_AES_BLOCK)
-    infos = [_key_transport(certificate, key) for certificate in dict.fromkeys(recipients)]
-    padder, encryptor = PKCS7(8 * _AES_BLOCK).padder(), Cipher(AES(key), modes.CBC(iv)).encryptor()
-    encrypted = b"".join((encryptor.update(padder.update(content)), encryptor.update(padder.finalize()), encryptor.finalize()))
-    structure = cms.EnvelopedData(
-        {
-            "version": "v0",
-            "recipient_infos": infos,
-            "encrypted_content_info": {
-                "content_type": content_type,
-                "content_encryption_algorithm": {"algorithm": cipher.replace("-", "_"), "parameters": iv},
-                "encrypted_content": encrypted,
-            },
-        }
-    )
-    return wrap(ID_ENVELOPED_DATA, structure)
+
+    def __init__(self, chunks: Iterable[Buffer], keys: Keys, *, additional: bytes | None = None) -> None:
+        self._reader = Reader(chunks)
+        self._authenticated, self._entered = _enter(self._reader)
+        found = recipients.find(recipients.read(self._reader), keys)
+        self.content_type, oid, parameters = _content_head(self._reader)
+        self._cipher, self._vector, self._tag_size = ciphers.readable(oid, parameters)
+        if self._cipher.authenticated != self._authenticated:
+            raise MalformedError("the cipher does not belong into this structure", standard="RFC 5083 2.1, RFC 5084")
+        self._key = recipients.unlock(found, keys, self._cipher.key_size)
+        self._additional = _expected_attributes(self.content_type) if additional is None else additional
+
+    @property
+    def authenticated(self) -> bool:
+        """Whether the envelope itself protects the content against changes."""
+        return self._authenticated
+
+    def chunks(self) -> Iterator[Buffer]:
+        """Yield the content; nothing of it may be believed before the iterator has ended without an error.
+
+        IntegrityFailure when it does not open. For EnvelopedData the content may be meaningless even then (see the module).
+        """
+        encrypted = self._reader.octets(_CONTENT)
+        if not self._authenticated:
+            yield from ciphers.decrypt_cbc(self._cipher, self._key, self._vector, encrypted)
+            self._reader.leave()
+            self._skip(_ATTRIBUTES)
+        else:
+            context = ciphers.GcmDecryptor(self._cipher, self._key, self._vector, self._tag_size, self._additional)
+            yield from context.decrypt(encrypted)
+            self._reader.leave()
+            self._finish_authenticated(context)
+        for _ in range(self._entered):
+            self._reader.leave()
+        self._reader.finish()
+
+    def _finish_authenticated(self, context: ciphers.GcmDecryptor) -> None:
+        attributes = b""
+        if self._reader.peek() == _ATTRIBUTES:
+            attributes = bytes((SET,)) + self._reader.value()[1:]
+        if attributes != self._additional:
+            raise AuthenticatedAttributes(attributes)
+        mac = self._reader.value(limit=64)
+        with ber.asn1_errors("the authentication code"):
+            tag = core.OctetString.load(mac, strict=True).native
+        context.finish(tag)
+        self._skip(_MORE_ATTRIBUTES)
+
+    def _skip(self, tag: int) -> None:
+        if self._reader.peek() == tag:
+            self._reader.value()
 
 
-def _key_transport(certificate: x509.Certificate, key: bytes) -> cms.RecipientInfo:
-    public_key = certificate.public_key()
-    if not isinstance(public_key, RSAPublicKey):
-        raise UsageError("a recipient's key is not RSA", hint="the profile has RSA key transport only", standard="RFC 3370 4.2.1")
-    parsed = asn1_x509.Certificate.load(certificate.public_bytes(Encoding.DER))
-    return cms.RecipientInfo(
-        "ktri",
-        {
-            "version": "v0",
-            "rid": cms.RecipientIdentifier(
-                "issuer_and_serial_number", {"issuer": parsed.issuer, "serial_number": parsed.serial_number}
-            ),
-            "key_encryption_algorithm": {"algorithm": "rsaes_pkcs1v15"},
-            "encrypted_key": public_key.encrypt(key, padding.PKCS1v15()),
-        },
-    )
+def _expected_attributes(content_type: str) -> bytes:
+    """Return what a writer authenticates besides the content: its type, unless it is id-data (RFC 5083 2.1)."""
+    if content_type == ID_DATA:
+        return b""
+    return tlv(SET, tlv(SEQUENCE, _oid(ID_CONTENT_TYPE), tlv(SET, _oid(content_type))))
 
 
-def decrypt(
-    der: bytes, credential_certificate: x509.Certificate, private_key: RSAPrivateKey | EllipticCurvePrivateKey
-) -> tuple[str, bytes]:
-    """Decrypt for the recipient whose certificate is `credential_certificate`; return content type and content (RFC 5652 6).
-
-    `private_key` may be a token delegate. Raises NoMatchingRecipient when the message is not for this certificate, IntegrityFailure
-    when it does not open, MalformedError for bad structure, VerificationError for a cipher that is neither AES-CBC nor Triple-DES.
-    The result may be meaningless bytes (see the module): integrity is NOT checked.
-    """
-    ber.check(der)
-    with ber.asn1_errors("EnvelopedData"):
-        structure = load(der, ID_ENVELOPED_DATA, cms.EnvelopedData)
-        content_info = structure["encrypted_content_info"]
-        content_type = str(content_info["content_type"].dotted)
-        algorithm = content_info["content_encryption_algorithm"]["algorithm"]
-        parameters = content_info["content_encryption_algorithm"]["parameters"]
-        iv = parameters.native if isinstance(parameters, core.OctetString) else b""
-        encrypted = _encrypted_octets(content_info)
-        encrypted_key = _encrypted_key_for(structure, credential_certificate)
-    if algorithm.native not in READABLE_CIPHERS:
-        raise VerificationError(f"the cipher {algorithm.dotted} is not supported", standard="RFC 3565")
-    if encrypted_key is None or not isinstance(private_key, RSAPrivateKey):
-        raise NoMatchingRecipient("the message is not encrypted for this certificate", standard="RFC 5652 6.2.1")
-    _, key_length, make_cipher = READABLE_CIPHERS[algorithm.native]
-    cipher = make_cipher(_content_key(private_key, encrypted_key, key_length))
-    return content_type, _open_cbc(cipher, iv, encrypted)
+def _enter(reader: Reader) -> tuple[bool, int]:
+    layer, entered = enter(reader)
+    if layer not in ("enveloped", "auth-enveloped"):
+        raise MalformedError("the CMS message is not EnvelopedData", standard="RFC 5652 6.1")
+    if reader.peek() == _ORIGINATOR:
+        reader.value()
+    return layer == "auth-enveloped", entered
 
 
-def _content_key(private_key: RSAPrivateKey, encrypted_key: bytes, length: int) -> bytes:
-    """Unwrap the content key; whatever goes wrong gives a random key, so that all failures look the same (RFC 3218 2.3.2)."""
-    substitute = os.urandom(length)
-    try:
-        key = private_key.decrypt(encrypted_key, padding.PKCS1v15())
-    except ValueError:
-        return substitute
-    return key if len(key) == length else substitute
-
-
-def _open_cbc(cipher: Any, iv: bytes, encrypted: bytes) -> bytes:
-    block = cipher.block_size // 8
-    if len(iv) != block or not encrypted or len(encrypted) % block:
-        raise MalformedError("the encrypted content is not whole blocks after an initialization vector", standard="RFC 5652 6.3")
-    decryptor, unpadder = Cipher(cipher, modes.CBC(iv)).decryptor(), PKCS7(cipher.block_size).unpadder()
-    plain = unpadder.update(decryptor.update(encrypted) + decryptor.finalize())
-    try:
-        return plain + unpadder.finalize()
-    except ValueError:
-        raise IntegrityFailure(_NOT_OPENED, standard="RFC 3218") from None
-
-
-def _encrypted_octets(content_info: Any) -> bytes:
-    value = content_info["encrypted_content"]
-    if isinstance(value, core.Void):
+def _content_head(reader: Reader) -> tuple[str, str, core.Asn1Value | None]:
+    """Step into EncryptedContentInfo: content type, cipher and its parameters (RFC 5652 6.1)."""
+    reader.enter(SEQUENCE, "encrypted content")
+    content_type = read_content_type(reader)
+    encoded = reader.value(limit=1024)
+    with ber.asn1_errors("the cipher"):
+        algorithm = core.SequenceOf.load(encoded, spec=core.Any, strict=True)
+        oid = str(core.ObjectIdentifier.load(algorithm[0].dump(), strict=True).dotted)
+        parameters = algorithm[1] if len(algorithm) > 1 else None
+    if reader.at_end():
         raise MalformedError("the message carries no encrypted content", standard="RFC 5652 6.1")
-    return bytes(value)
+    return content_type, oid, parameters
 
 
-def _encrypted_key_for(structure: Any, certificate: x509.Certificate) -> bytes | None:
-    """Return the encrypted content key of the first PKCS #1 v1.5 recipient that means `certificate`."""
-    for info in structure["recipient_infos"]:
-        if info.name != "ktri":
-            continue
-        recipient = info.chosen
-        if recipient["key_encryption_algorithm"]["algorithm"].native == "rsaes_pkcs1v15" and matches(recipient["rid"], certificate):
-            return bytes(recipient["encrypted_key"])
-    return None
+def decrypt(der: bytes, certificate: x509.Certificate, private_key: PrivateKey) -> tuple[str, bytes]:
+    """Decrypt for the recipient whose certificate is `certificate`; return content type and content (RFC 5652 6).
+
+    `private_key` may be a token delegate. Errors as `Decryption`. The result may be meaningless bytes (see the module).
+    """
+    return decrypt_with(der, Keys(credentials=((certificate, private_key),)))
 
 
-def inspect(der: bytes) -> Envelope:
-    """Read recipients and cipher of an EnvelopedData without any key."""
-    ber.check(der)
-    with ber.asn1_errors("EnvelopedData"):
-        structure = load(der, ID_ENVELOPED_DATA, cms.EnvelopedData)
-        content_info = structure["encrypted_content_info"]
-        algorithm = content_info["content_encryption_algorithm"]["algorithm"]
-        return Envelope(
-            str(content_info["content_type"].dotted),
-            READABLE_CIPHERS[algorithm.native][0] if algorithm.native in READABLE_CIPHERS else str(algorithm.dotted),
-            tuple(_recipient(info) for info in structure["recipient_infos"]),
-            len(_encrypted_octets(content_info)),
-        )
+def decrypt_with(der: bytes, keys: Keys) -> tuple[str, bytes]:
+    """Decrypt with whichever of `keys` fits; return content type and content."""
+    decryption = Decryption([der], keys)
+    try:
+        return decryption.content_type, joined(decryption.chunks())
+    except AuthenticatedAttributes as found:
+        again = Decryption([der], keys, additional=found.encoded)
+        return again.content_type, joined(again.chunks())
 
 
-def _recipient(info: cms.RecipientInfo) -> Recipient:
-    if info.name != "ktri":
-        return Recipient(info.name)
-    identifier = info.chosen["rid"]
-    algorithm = str(info.chosen["key_encryption_algorithm"]["algorithm"].native)
-    if identifier.name == "issuer_and_serial_number":
-        name = identifier.chosen["issuer"].human_friendly
-        return Recipient("ktri", name, identifier.chosen["serial_number"].native, algorithm=algorithm)
-    return Recipient("ktri", subject_key_identifier=identifier.chosen.native, algorithm=algorithm)
+def inspect(source: bytes | Iterable[Buffer]) -> Envelope:
+    """Read recipients and cipher of an envelope without any key."""
+    reader = Reader([source] if isinstance(source, bytes) else source)
+    authenticated, entered = _enter(reader)
+    described = tuple(recipients.describe(info) for info in recipients.read(reader))
+    content_type, oid, _ = _content_head(reader)
+    length = sum(len(piece) for piece in reader.octets(_CONTENT))
+    reader.leave()
+    while not reader.at_end():
+        reader.value()
+    for _ in range(entered):
+        reader.leave()
+    reader.finish()
+    return Envelope(content_type, ciphers.name_of(oid), described, length, authenticated)

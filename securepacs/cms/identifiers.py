@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 
 def matches(identifier: Any, certificate: x509.Certificate) -> bool:
-    """Tell whether `identifier` (a choice of issuer with serial number, or subject key identifier) means `certificate`.
+    """Tell whether `identifier` (a choice of issuer with serial number, or subject key identifier, plain or
+    in a RecipientKeyIdentifier) means `certificate`.
 
     Names are compared as RFC 5280 7.1 says, so a re-encoded issuer name still matches.
     """
@@ -19,6 +20,5 @@ def matches(identifier: Any, certificate: x509.Certificate) -> bool:
     chosen = identifier.chosen
     if identifier.name == "issuer_and_serial_number":
         return bool(chosen["serial_number"].native == parsed.serial_number and chosen["issuer"] == parsed.issuer)
-    if isinstance(chosen, core.OctetString):
-        return bool(chosen.native == parsed.key_identifier)
-    return False
+    octets = chosen if isinstance(chosen, core.OctetString) else chosen[0]
+    return parsed.key_identifier is not None and bool(octets.native == parsed.key_identifier)

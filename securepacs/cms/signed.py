@@ -7,7 +7,8 @@ so that no other certificate with the same key can be put in its place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -20,9 +21,12 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from securepacs.cms import ber
-from securepacs.cms.algorithms import SIGNING_HASHES, digest, sign_with, signature_holds
+from securepacs.cms.algorithms import HASHES, SIGNING_HASHES, HashState, hash_state, sign_with, signature_holds
+from securepacs.cms.algorithms import digest as compute
+from securepacs.cms.encapsulated import Encapsulated, content_levels, watched
 from securepacs.cms.identifiers import matches
-from securepacs.cms.structures import SignedDataStructure, econtent, load, wrap
+from securepacs.cms.stream import INTEGER, OCTET_STRING, SEQUENCE, Buffer, Level, Reader, Stream, framed, tlv
+from securepacs.cms.structures import SignedDataStructure, SignedDataTrailer, econtent, load
 from securepacs.codes import (
     ID_CONTENT_TYPE,
     ID_DATA,
@@ -33,6 +37,8 @@ from securepacs.codes import (
 )
 from securepacs.errors import IntegrityFailure, UsageError, VerificationError
 
+_MAX_ALGORITHMS = 1 << 12  # octets
+_MAX_CERTIFICATES = 4 << 20  # octets of all certificates and revocation lists in a message
 _UTC_TIME_YEARS = range(1950, 2050)  # RFC 5652 11.3: UTCTime inside, GeneralizedTime outside
 
 
@@ -65,6 +71,40 @@ class SignedContent:
     certificates: tuple[x509.Certificate, ...]
 
 
+def sign_stream(
+    content: Stream,
+    signers: Sequence[Signer],
+    *,
+    digest: str = "sha256",
+    content_type: str = ID_DATA,
+    signing_time: datetime | None,
+    bare: bool = False,
+    new_hash: Callable[[str], HashState] = hash_state,
+) -> Stream:
+    """Sign `content` while it passes (RFC 5652 5.1-5.4); the result is a ContentInfo, or with `bare` the SignedData alone.
+
+    `digest` is sha256, sha384 or sha512; `signing_time` is aware, None leaves the attribute out. The size is known beforehand only
+    when all signers have RSA keys: elliptic curve signatures vary in length. NOT checked: key usage and validity of certificates.
+    """
+    leading, certificates = _around(signers, digest, content_type)
+    state = new_hash(digest)
+
+    def infos(value: bytes, *, rehearsal: bool = False) -> bytes:
+        made = [_signer_info(signer, value, digest, content_type, signing_time, rehearsal=rehearsal) for signer in signers]
+        return bytes(cms.SignerInfos(made).dump())
+
+    known = all(isinstance(signer.private_key, RSAPrivateKey) for signer in signers)
+    trailing = len(certificates) + len(infos(bytes(state.digest_size), rehearsal=True)) if known else 0
+    structure = Level(SEQUENCE, leading, trailing)
+    levels = content_levels(structure, content_type, None if bare else ID_SIGNED_DATA)
+
+    def trailers() -> list[bytes]:
+        return [certificates + infos(state.digest()) if level is structure else b"" for level in levels]
+
+    size = content.size if known else None
+    return framed(levels, OCTET_STRING, Stream(size, watched(content.chunks, [state])), trailers)
+
+
 def sign(
     content: bytes,
     signers: Sequence[Signer],
@@ -75,34 +115,40 @@ def sign(
     detached: bool = False,
     bare: bool = False,
 ) -> bytes:
-    """Sign `content` (RFC 5652 5.1-5.4) and return a DER ContentInfo, or with `bare` the SignedData alone.
+    """Sign `content` and return a DER ContentInfo, or with `bare` the SignedData alone; see `sign_stream`.
 
-    `digest` is sha256, sha384 or sha512; `signing_time` is aware, None leaves the attribute out; `detached` leaves the content out.
-    NOT checked: key usage and validity of the certificates.
+    `detached` leaves the content out.
     """
+    leading, certificates = _around(signers, digest, content_type)
+    value = compute(digest, content)
+    infos = cms.SignerInfos([_signer_info(signer, value, digest, content_type, signing_time) for signer in signers]).dump()
+    carried = b"" if detached else tlv(0xA0, tlv(OCTET_STRING, content))
+    encapsulated = tlv(SEQUENCE, core.ObjectIdentifier(content_type).dump(), carried)
+    structure = tlv(SEQUENCE, leading, encapsulated, certificates, infos)
+    return structure if bare else tlv(SEQUENCE, core.ObjectIdentifier(ID_SIGNED_DATA).dump(), tlv(0xA0, structure))
+
+
+def _around(signers: Sequence[Signer], digest: str, content_type: str) -> tuple[bytes, bytes]:
+    """Return what stands before the content, version and digest algorithms, and the certificates after it."""
     if not signers:
         raise UsageError("SignedData needs at least one signer", standard="RFC 5652 5.1")
     if digest not in SIGNING_HASHES:
         raise UsageError(f"the digest {digest} is not one of {', '.join(SIGNING_HASHES)}", standard="RFC 5754")
-    signer_infos = [_signer_info(signer, content, digest, content_type, signing_time) for signer in signers]
-    certificates = dict.fromkeys(cert for signer in signers for cert in (signer.certificate, *signer.chain))
-    encapsulated = {"content_type": content_type} if detached else {"content_type": content_type, "content": content}
-    structure = SignedDataStructure(
-        {
-            "version": "v1" if content_type == ID_DATA else "v3",
-            "digest_algorithms": [{"algorithm": digest}],
-            "encap_content_info": encapsulated,
-            "certificates": [cms.CertificateChoices("certificate", _asn1(cert)) for cert in certificates],
-            "signer_infos": signer_infos,
-        }
-    )
-    return bytes(structure.dump()) if bare else wrap(ID_SIGNED_DATA, structure)
+    version = tlv(INTEGER, b"\1" if content_type == ID_DATA else b"\3")
+    along = {cert.public_bytes(Encoding.DER) for signer in signers for cert in (signer.certificate, *signer.chain)}
+    return version + cms.DigestAlgorithms([{"algorithm": digest}]).dump(), tlv(0xA0, *sorted(along))
 
 
-def _signer_info(signer: Signer, content: bytes, digest_name: str, content_type: str, signing_time: datetime | None) -> Any:
+def _signer_info(
+    signer: Signer, value: bytes, digest_name: str, content_type: str, signing_time: datetime | None, *, rehearsal: bool = False
+) -> Any:
+    """Return a SignerInfo over the digest `value`; a `rehearsal` has its size and a signature of zeros."""
     certificate = _asn1(signer.certificate)
-    attributes = cms.CMSAttributes(_attributes(signer, content, digest_name, content_type, signing_time))
-    algorithm, value = sign_with(signer.private_key, digest_name, attributes.dump())
+    attributes = cms.CMSAttributes(_attributes(signer, value, digest_name, content_type, signing_time))
+    if rehearsal:
+        algorithm, signature = "rsassa_pkcs1v15", bytes((signer.private_key.key_size + 7) // 8)
+    else:
+        algorithm, signature = sign_with(signer.private_key, digest_name, attributes.dump())
     return {
         "version": "v1",
         "sid": cms.SignerIdentifier(
@@ -111,20 +157,20 @@ def _signer_info(signer: Signer, content: bytes, digest_name: str, content_type:
         "digest_algorithm": {"algorithm": digest_name},
         "signed_attrs": attributes,
         "signature_algorithm": {"algorithm": algorithm},
-        "signature": value,
+        "signature": signature,
     }
 
 
 def _attributes(
-    signer: Signer, content: bytes, digest_name: str, content_type: str, signing_time: datetime | None
+    signer: Signer, value: bytes, digest_name: str, content_type: str, signing_time: datetime | None
 ) -> list[dict[str, Any]]:
     certificate_id = {
         "hash_algorithm": {"algorithm": digest_name},
-        "cert_hash": digest(digest_name, signer.certificate.public_bytes(Encoding.DER)),
+        "cert_hash": compute(digest_name, signer.certificate.public_bytes(Encoding.DER)),
     }
     attributes: list[dict[str, Any]] = [
         {"type": ID_CONTENT_TYPE, "values": [content_type]},
-        {"type": ID_MESSAGE_DIGEST, "values": [digest(digest_name, content)]},
+        {"type": ID_MESSAGE_DIGEST, "values": [value]},
         {"type": ID_SIGNING_CERTIFICATE_V2, "values": [tsp.SigningCertificateV2({"certs": [certificate_id]})]},
     ]
     if signing_time is not None:
@@ -176,11 +222,55 @@ def verify(der: bytes, *, detached_content: bytes | None = None, certificates: S
     content = carried if carried is not None else detached_content or b""
     if not infos:
         raise IntegrityFailure("nobody signed the content", standard="RFC 5652 5.1")
-    results = tuple(_verify_signer(info, content, content_type, (*enclosed, *certificates)) for info in infos)
+    digests: dict[str, bytes] = {}
+
+    def hashed(name: str) -> bytes:
+        if name not in digests:
+            digests[name] = compute(name, content)
+        return digests[name]
+
+    results = tuple(_verify_signer(info, hashed, content_type, (*enclosed, *certificates)) for info in infos)
     return SignedContent(content_type, content, results, enclosed)
 
 
-def _certificates(structure: SignedDataStructure) -> tuple[x509.Certificate, ...]:
+class SignedReader:
+    """A SignedData whose version has just been read: `chunks` gives the content and checks every signature at its end.
+
+    After that, `signers` are those whose signatures hold and `certificates` all that came along. Raises as `verify`.
+    """
+
+    def __init__(self, reader: Reader, new_hash: Callable[[str], HashState] = hash_state) -> None:
+        encoded = reader.value(limit=_MAX_ALGORITHMS)
+        with ber.asn1_errors("SignedData"):
+            names = {item["algorithm"].native for item in cms.DigestAlgorithms.load(encoded, strict=True)}
+        self._states = {name: new_hash(name) for name in sorted(names & HASHES.keys())}
+        self._reader = reader
+        self._content = Encapsulated(reader, "SignedData")
+        self.content_type = self._content.content_type
+        self.signers: tuple[SignerResult, ...] = ()
+        self.certificates: tuple[x509.Certificate, ...] = ()
+
+    def chunks(self) -> Iterator[Buffer]:
+        """Yield the content; IntegrityFailure or VerificationError at its end when a signature does not hold."""
+        yield from watched(self._content.chunks(), list(self._states.values()))
+        fields = []
+        while not self._reader.at_end():
+            fields.append(self._reader.value(limit=_MAX_CERTIFICATES))
+        with ber.asn1_errors("SignedData"):
+            after = SignedDataTrailer.load(tlv(SEQUENCE, *fields), strict=True)
+            self.certificates = _certificates(after)
+            infos = [_read_signer(info) for info in after["signer_infos"]]
+        if not infos:
+            raise IntegrityFailure("nobody signed the content", standard="RFC 5652 5.1")
+        self.signers = tuple(_verify_signer(info, self._digest, self.content_type, self.certificates) for info in infos)
+
+    def _digest(self, name: str) -> bytes:
+        if name not in self._states:
+            raise IntegrityFailure("a signer's digest algorithm was not announced", standard="RFC 5652 5.1")
+        return self._states[name].digest()
+
+
+def _certificates(structure: core.Sequence) -> tuple[x509.Certificate, ...]:
     field = structure["certificates"]
     if isinstance(field, core.Void):
         return ()
@@ -218,21 +308,21 @@ def _encodings(attributes: cms.CMSAttributes) -> tuple[bytes, ...]:
 
 
 def _verify_signer(
-    info: _SignerInfo, content: bytes, content_type: str, certificates: tuple[x509.Certificate, ...]
+    info: _SignerInfo, hashed: Callable[[str], bytes], content_type: str, certificates: tuple[x509.Certificate, ...]
 ) -> SignerResult:
     with ber.asn1_errors("SignerInfo"):
         certificate = next((cert for cert in certificates if matches(info.sid, cert)), None)
     if certificate is None:
         raise VerificationError("the certificate of a signer is not at hand", standard="RFC 5652 5.3")
     if info.signed_octets:
-        _check_attributes(info, content, content_type, certificate)
+        _check_attributes(info, hashed, content_type, certificate)
     elif content_type != ID_DATA:
         raise IntegrityFailure("signed attributes are missing", standard="RFC 5652 5.3")
     with ber.asn1_errors("SignerInfo"):
         public_key = certificate.public_key()
         held = any(
-            signature_holds(public_key, info.algorithm, info.digest_name, info.signature, octets)
-            for octets in info.signed_octets or (content,)
+            signature_holds(public_key, info.algorithm, info.digest_name, info.signature, source)
+            for source in _signed(info.signed_octets) or (hashed,)
         )
     if not held:
         raise IntegrityFailure("a signature does not fit the content", standard="RFC 5652 5.6")
@@ -240,7 +330,16 @@ def _verify_signer(
         return SignerResult(certificate, info.digest_name, _signing_time(info), info.attributes)
 
 
-def _check_attributes(info: _SignerInfo, content: bytes, content_type: str, certificate: x509.Certificate) -> None:
+def _signed(encodings: Iterable[bytes]) -> tuple[Callable[[str], bytes], ...]:
+    """Return what gives the digest of each encoding."""
+    return tuple(functools.partial(_compute_of, octets) for octets in encodings)
+
+
+def _compute_of(octets: bytes, name: str) -> bytes:
+    return compute(name, octets)
+
+
+def _check_attributes(info: _SignerInfo, hashed: Callable[[str], bytes], content_type: str, certificate: x509.Certificate) -> None:
     """Check content-type, message-digest and, when present, the ESS signing certificate (RFC 5652 11.1-11.2, RFC 5035 5.4)."""
     with ber.asn1_errors("signed attributes"):
         claimed_type = core.ObjectIdentifier.load(_single(info, ID_CONTENT_TYPE), strict=True).dotted
@@ -248,11 +347,11 @@ def _check_attributes(info: _SignerInfo, content: bytes, content_type: str, cert
         certificate_id = _signing_certificate(info)
     if claimed_type != content_type:
         raise IntegrityFailure("the signed content type is another than the content's", standard="RFC 5652 11.1")
-    if claimed_digest != digest(info.digest_name, content):
+    if claimed_digest != hashed(info.digest_name):
         raise IntegrityFailure("the content is not what was signed", standard="RFC 5652 11.2")
     if certificate_id is not None:
         hash_name, expected = certificate_id
-        if digest(hash_name, certificate.public_bytes(Encoding.DER)) != expected:
+        if compute(hash_name, certificate.public_bytes(Encoding.DER)) != expected:
             raise IntegrityFailure("the signer's certificate is another than the signed one", standard="RFC 5035 5.4")
 
 

@@ -31,15 +31,10 @@ class SignedDataStructure(core.Sequence):  # type: ignore[misc]
     ]
 
 
-class DigestedDataStructure(core.Sequence):  # type: ignore[misc]
-    """DigestedData (RFC 5652 7)."""
+class SignedDataTrailer(core.Sequence):  # type: ignore[misc]
+    """The fields of a SignedData that follow its content (RFC 5652 5.1)."""
 
-    _fields = [  # noqa: RUF012
-        ("version", cms.CMSVersion),
-        ("digest_algorithm", cms.DigestAlgorithm),
-        ("encap_content_info", EncapsulatedContent),
-        ("digest", core.OctetString),
-    ]
+    _fields = SignedDataStructure._fields[3:]
 
 
 class ContentInfo(core.Sequence):  # type: ignore[misc]
@@ -52,14 +47,7 @@ class ContentInfo(core.Sequence):  # type: ignore[misc]
     _oid_pair = ("content_type", "content")
     _oid_specs = {  # noqa: RUF012
         "signed_data": SignedDataStructure,
-        "enveloped_data": cms.EnvelopedData,
-        "digested_data": DigestedDataStructure,
     }
-
-
-def wrap(content_type: str, structure: core.Sequence) -> bytes:
-    """Return the DER ContentInfo around `structure`."""
-    return bytes(ContentInfo({"content_type": content_type, "content": structure}).dump())
 
 
 def load(der: bytes, content_type: str, spec: type[core.Sequence]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from securepacs.media.passphrase import generate as generate_passphrase
 from securepacs.media.secure_file import MediaDescription, MediaSigner, OpenedFile, inspect, open, protect
 
-__all__ = ["MediaDescription", "MediaSigner", "OpenedFile", "inspect", "open", "protect"]
+__all__ = ["MediaDescription", "MediaSigner", "OpenedFile", "generate_passphrase", "inspect", "open", "protect"]

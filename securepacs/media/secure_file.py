@@ -1,39 +1,44 @@
 """The Secure DICOM File of the Basic DICOM Media Security Profile: one Part 10 file in CMS (PS3.15 D.1, PS3.10 7.4).
 
-Written: SignedData (RSA) or, without a signer, DigestedData, bare inside EnvelopedData for RSA recipients. Read: also the nestings
-that other writers make. Nothing leaves this module before its integrity is verified; what fails after decryption is always one
-error, so that nobody learns where (RFC 3218). Whole files are held in memory.
+Written: SignedData (RSA) or, without a signer, DigestedData, bare inside EnvelopedData. Read: also the nestings that other writers
+make. Files pass through in constant memory. Nothing appears under an output's name before its integrity is verified; what fails
+after decryption is always one error, so that nobody learns where (RFC 3218).
+
+Elliptic curve recipients, RSA-OAEP and GCM ciphers are extensions: `inspect` names them, and such a file is not one of the profile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, overload
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 
 from securepacs.cms import digested, enveloped, signed
-from securepacs.cms.nesting import layer_of
+from securepacs.cms.ciphers import CIPHERS
+from securepacs.cms.encapsulated import joined
+from securepacs.cms.passwords import password_octets
+from securepacs.cms.recipients import Keys, KeyTransport
+from securepacs.cms.stream import Buffer, Stream
 from securepacs.codes import ID_DATA, ID_DIGESTED_DATA, ID_SIGNED_DATA
 from securepacs.dicom.files import write_atomically
-from securepacs.dicom.part10 import PREAMBLE_SIZE, read_part10
+from securepacs.dicom.part10 import read_part10
 from securepacs.errors import IntegrityFailure, MalformedError, UsageError, VerificationError
+from securepacs.media.ahead import ahead
+from securepacs.media.passphrase import require_strong
 from securepacs.media.preamble import require_harmless, suspicion
+from securepacs.media.source import HEAD_SIZE, Source
+from securepacs.media.unsealing import STANDARD, Integrity, Unsealing, looks_like_part10
 from securepacs.tokens.credential import Credential
 from securepacs.trust import PathResult, Purpose, TrustPolicy, validate
 
-MAX_SIZE = 1 << 31  # bytes of one file, protected or not
 DEFAULT_CIPHER = "aes256-cbc"
 
 _SEQUENCE = 0x30
-_STANDARD = "PS3.15 D.1"
-_NOT_OPENED = "the file cannot be opened: it was changed, or the private key is not the recipient's"
-
-Integrity = Literal["signed", "digested", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,49 +52,95 @@ class MediaSigner:
 
 @dataclass(frozen=True, slots=True)
 class OpenedFile:
-    """The Part 10 file that was inside. `warnings`: executable-preamble, unknown-preamble, no-integrity, untrusted-signer."""
+    """The Part 10 file that was inside; `content` is empty when it was written to a file.
 
-    content: bytes
+    `integrity` is signed, digested, encrypted (AuthEnvelopedData alone) or none. `warnings`: executable-preamble, unknown-preamble,
+    no-integrity, untrusted-signer.
+    """
+
+    content: bytes = field(repr=False)
     integrity: Integrity
     signers: tuple[MediaSigner, ...] = ()
     warnings: tuple[str, ...] = ()
     certificates: tuple[x509.Certificate, ...] = ()  # all that came along, untrusted
 
+    @property
+    def origin(self) -> Literal["proven", "not proven"]:
+        """Whether a trusted signer made the file: only ever proven when a trust policy was given."""
+        return "proven" if any(signer.path is not None and signer.path.passed for signer in self.signers) else "not proven"
 
+
+@overload
 def protect(
     src: bytes | Path,
     *,
-    recipients: Sequence[x509.Certificate],
+    recipients: Sequence[x509.Certificate] = (),
+    password: str | None = None,
     signer: Credential | None = None,
     cipher: str = DEFAULT_CIPHER,
+    key_transport: KeyTransport = "pkcs1v15",
+    at: datetime | None = None,
+    output: None = None,
+    unsafe_weak_password: bool = False,
+) -> bytes: ...
+@overload
+def protect(
+    src: bytes | Path,
+    *,
+    recipients: Sequence[x509.Certificate] = (),
+    password: str | None = None,
+    signer: Credential | None = None,
+    cipher: str = DEFAULT_CIPHER,
+    key_transport: KeyTransport = "pkcs1v15",
+    at: datetime | None = None,
+    output: Path,
+    unsafe_weak_password: bool = False,
+) -> None: ...
+def protect(
+    src: bytes | Path,
+    *,
+    recipients: Sequence[x509.Certificate] = (),
+    password: str | None = None,
+    signer: Credential | None = None,
+    cipher: str = DEFAULT_CIPHER,
+    key_transport: KeyTransport = "pkcs1v15",
     at: datetime | None = None,
     output: Path | None = None,
-) -> bytes:
-    """Make a Secure DICOM File of the Part 10 file `src` (PS3.15 D.1); return it, and write it to `output` when given.
+    unsafe_weak_password: bool = False,
+) -> bytes | None:
+    """Make a Secure DICOM File of the Part 10 file `src` (PS3.15 D.1); return it, or write it to `output` in constant memory.
 
-    `at` (now when None) becomes the signing time and is when the recipients' certificates must be valid. Raises MalformedError when
-    `src` is not a DICOM file or has a suspicious preamble, UsageError for a recipient or signer the profile does not allow. NOT
-    checked: trust in the recipients' certificates.
+    `at` (now when None) becomes the signing time and is when the recipients' certificates must be valid. `password` adds a
+    recipient who knows it. Raises MalformedError when `src` is not a DICOM file or has a suspicious preamble, UsageError for a weak
+    password and for a recipient or signer that cannot be. NOT checked: trust in the recipients' certificates.
     """
     moment = at or datetime.now(UTC)
-    content = _read(src)
-    read_part10(content)
-    require_harmless(content)
+    passwords = () if password is None else (require_strong(password, unsafe_weak=unsafe_weak_password),)
     _require_recipients(recipients, moment)
-    inner, inner_type = _seal(content, signer, moment)
-    protected = enveloped.encrypt(inner, recipients, cipher=cipher, content_type=inner_type)
-    if output is not None:
-        write_atomically(output, [protected])
-    return protected
+    with Source(src) as source:
+        head = source.head()
+        read_part10(head)
+        require_harmless(head)
+        bare = cipher in CIPHERS and not CIPHERS[cipher].authenticated
+        inner, inner_type = _seal(Stream(source.size, source.chunks()), signer, moment, bare=bare)
+        if source.large:  # hashing beside encrypting; opening is as fast as the files without a second thread
+            inner = Stream(inner.size, ahead(inner.chunks))
+        stream = enveloped.encrypt_stream(
+            inner, recipients, passwords=passwords, cipher=cipher, content_type=inner_type, key_transport=key_transport
+        )
+        if output is None:
+            return joined(stream.chunks)
+        write_atomically(output, stream.chunks)
+        return None
 
 
-def _seal(content: bytes, signer: Credential | None, moment: datetime) -> tuple[bytes, str]:
+def _seal(content: Stream, signer: Credential | None, moment: datetime, *, bare: bool) -> tuple[Stream, str]:
     if signer is None:
-        return digested.seal(content, bare=True), ID_DIGESTED_DATA
+        return digested.seal_stream(content, bare=bare), ID_DIGESTED_DATA
     if not isinstance(signer.private_key, RSAPrivateKey):
-        raise UsageError("the profile has RSA signers only", hint="sign with an RSA key, or without a signer", standard=_STANDARD)
+        raise UsageError("the profile has RSA signers only", hint="sign with an RSA key, or without a signer", standard=STANDARD)
     who = signed.Signer(signer.certificate, signer.private_key, signer.chain)
-    return signed.sign(content, [who], content_type=ID_DATA, signing_time=moment, bare=True), ID_SIGNED_DATA
+    return signed.sign_stream(content, [who], content_type=ID_DATA, signing_time=moment, bare=bare), ID_SIGNED_DATA
 
 
 def _require_recipients(recipients: Iterable[x509.Certificate], moment: datetime) -> None:
@@ -101,64 +152,83 @@ def _require_recipients(recipients: Iterable[x509.Certificate], moment: datetime
             usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
         except x509.ExtensionNotFound:
             continue
-        if not usage.key_encipherment:
+        if not (usage.key_encipherment if isinstance(certificate.public_key(), RSAPublicKey) else usage.key_agreement):
             raise UsageError(f"the recipient's certificate is not made for encryption: {name}", standard="RFC 5280 4.2.1.3")
 
 
 def open(
     src: bytes | Path,
-    credential: Credential,
+    credential: Credential | None = None,
     *,
+    password: str | None = None,
     policy: TrustPolicy | None = None,
     at: datetime | None = None,
     allow_no_integrity: bool = False,
     output: Path | None = None,
 ) -> OpenedFile:
-    """Open a Secure DICOM File with the recipient's `credential` (PS3.15 D.1); write the Part 10 file to `output` when given.
+    """Open a Secure DICOM File with the recipient's `credential` or `password` (PS3.15 D.1).
 
-    With `policy`, one signer at least must be trusted as of `at` (now when None), or VerificationError. Raises NoMatchingRecipient,
-    IntegrityFailure (changed, wrong private key, or no integrity layer unless `allow_no_integrity`), MalformedError. On any error
-    nothing is written. NOT checked: the DICOM data set inside.
+    The Part 10 file is returned, or written to `output` in constant memory. With `policy`, one signer at least must be trusted as
+    of `at` (now when None), or VerificationError. Raises NoMatchingRecipient, PasswordIncorrect, IntegrityFailure (changed, wrong
+    private key, or no integrity layer unless `allow_no_integrity`), MalformedError. On any error nothing is written under the name
+    of `output`. NOT checked: the DICOM data set inside.
     """
-    raw = _read(src)
-    if looks_like_part10(raw):
-        raise MalformedError("the file is not protected: it is a plain DICOM file", offset=0, standard="PS3.10 7.4")
-    opened = _decrypt_and_verify(raw, credential)
-    if opened.integrity == "none" and not allow_no_integrity:
-        raise IntegrityFailure("the file is encrypted without integrity protection", standard=_STANDARD)
-    read_part10(opened.content)
-    if policy is not None:
-        opened = _with_trust(opened, policy, at or datetime.now(UTC))
-    if found := suspicion(opened.content):
-        opened = replace(opened, warnings=(*opened.warnings, found))
-    if output is not None:
-        write_atomically(output, [opened.content])
-    return opened
+    if credential is None and password is None:
+        raise UsageError("opening needs a credential or a password", standard=STANDARD)
+    mine = () if credential is None else ((credential.certificate, credential.private_key),)
+    keys = Keys(mine, () if password is None else (password_octets(password),))
+    judge = _Judge(policy, at or datetime.now(UTC), allow_no_integrity)
+    with Source(src) as source:
+        if looks_like_part10(source.head()):
+            raise MalformedError("the file is not protected: it is a plain DICOM file", offset=0, standard="PS3.10 7.4")
+        try:
+            return _open_once(source, keys, judge, None, output)
+        except enveloped.AuthenticatedAttributes as found:  # they come after the content: now that they are known, once more
+            try:
+                return _open_once(source, keys, judge, found.encoded, output)
+            except enveloped.AuthenticatedAttributes:
+                raise IntegrityFailure("the file changed while it was read", standard="RFC 5083") from None
 
 
-def _decrypt_and_verify(raw: bytes, credential: Credential) -> OpenedFile:
-    try:
-        _, plain = enveloped.decrypt(raw, credential.certificate, credential.private_key)
-    except IntegrityFailure:
-        raise IntegrityFailure(_NOT_OPENED, standard=_STANDARD) from None
-    try:
-        return _verify(plain)
-    except (MalformedError, UsageError, IntegrityFailure):  # the same words as above, whatever was found inside
-        raise IntegrityFailure(_NOT_OPENED, standard=_STANDARD) from None
+def _open_once(source: Source, keys: Keys, judge: _Judge, additional: bytes | None, output: Path | None) -> OpenedFile:
+    unsealing = Unsealing(enveloped.Decryption(source.chunks(), keys, additional=additional))
+    if output is None:
+        content = joined(judge.passing(unsealing))
+        return replace(judge.result, content=content)
+    write_atomically(output, judge.passing(unsealing))
+    return judge.result
 
 
-def _verify(plain: bytes) -> OpenedFile:
-    """Check the integrity layer, in any of the nestings that writers make: bare structure, ContentInfo, or none at all."""
-    if looks_like_part10(plain):
-        return OpenedFile(plain, "none", warnings=("no-integrity",))
-    kind = layer_of(plain)
-    if kind == "signed":
-        result = signed.verify(plain)
-        signers = tuple(MediaSigner(signer.certificate, signer.signing_time) for signer in result.signers)
-        return OpenedFile(result.content, "signed", signers, certificates=result.certificates)
-    if kind == "digested":
-        return OpenedFile(digested.check(plain)[1], "digested")
-    raise MalformedError("there is no integrity layer", standard=_STANDARD)
+class _Judge:
+    """Decides after the last piece, and before anything gets its name, whether the content may be handed out."""
+
+    def __init__(self, policy: TrustPolicy | None, moment: datetime, allow_no_integrity: bool) -> None:
+        self._policy = policy
+        self._moment = moment
+        self._allow_no_integrity = allow_no_integrity
+        self.result = OpenedFile(b"", "none")
+
+    def passing(self, unsealing: Unsealing) -> Iterator[Buffer]:
+        head = bytearray()
+        for chunk in unsealing.chunks():
+            if len(head) < HEAD_SIZE:
+                head += chunk[: HEAD_SIZE - len(head)]
+            yield chunk
+        self.result = self._judged(unsealing, bytes(head))
+
+    def _judged(self, unsealing: Unsealing, head: bytes) -> OpenedFile:
+        if unsealing.integrity == "none" and not self._allow_no_integrity:
+            raise IntegrityFailure("the file is encrypted without integrity protection", standard=STANDARD)
+        read_part10(head)
+        opened = OpenedFile(b"", unsealing.integrity, warnings=("no-integrity",) if unsealing.integrity == "none" else ())
+        if isinstance(unsealing.inside, signed.SignedReader):
+            signers = tuple(MediaSigner(signer.certificate, signer.signing_time) for signer in unsealing.inside.signers)
+            opened = replace(opened, signers=signers, certificates=unsealing.inside.certificates)
+        if self._policy is not None:
+            opened = _with_trust(opened, self._policy, self._moment)
+        if found := suspicion(head):
+            opened = replace(opened, warnings=(*opened.warnings, found))
+        return opened
 
 
 def _with_trust(opened: OpenedFile, policy: TrustPolicy, moment: datetime) -> OpenedFile:
@@ -174,47 +244,51 @@ def _with_trust(opened: OpenedFile, policy: TrustPolicy, moment: datetime) -> Op
     if not trusted:
         paths = [signer.path for signer in judged if signer.path is not None]
         reason = "; ".join(f"{path.sub_indication}: {path.detail}" for path in paths) or "nobody signed it"
-        raise VerificationError(f"no signer of the file is trusted: {reason}", report=paths, standard=_STANDARD)
+        raise VerificationError(f"no signer of the file is trusted: {reason}", report=paths, standard=STANDARD)
     warnings = opened.warnings if len(trusted) == len(judged) else (*opened.warnings, "untrusted-signer")
     return replace(opened, signers=judged, warnings=warnings)
 
 
-def looks_like_part10(data: bytes) -> bool:
-    """Tell whether `data` has "DICM" after the preamble (PS3.10 7.1)."""
-    return data[PREAMBLE_SIZE : PREAMBLE_SIZE + 4] == b"DICM"
-
-
-def _read(src: bytes | Path) -> bytes:
-    if isinstance(src, bytes):
-        data = src
-    else:
-        try:
-            with src.open("rb") as file:
-                data = file.read(MAX_SIZE + 1)
-        except OSError as error:
-            raise UsageError(f"cannot read {src}: {error.strerror}") from None
-    if len(data) > MAX_SIZE:
-        raise UsageError(f"the file is larger than {MAX_SIZE} bytes")
-    return data
-
-
 @dataclass(frozen=True, slots=True)
 class MediaDescription:
-    """What a file says of itself without any key. `kind` is secure or plain; the other fields are empty for plain files."""
+    """What a file says of itself without any key. `kind` is secure or plain; the other fields are empty for plain files.
+
+    `extensions` names what PS3.15 D.1 does not have; `profile` is empty then.
+    """
 
     kind: Literal["secure", "plain"]
     size: int
     cipher: str = ""
     content_type: str = ""
     recipients: tuple[enveloped.Recipient, ...] = ()
+    extensions: tuple[str, ...] = ()
+
+    @property
+    def profile(self) -> str:
+        """The profile whose means alone are used, as far as can be seen from outside."""
+        return STANDARD if self.kind == "secure" and not self.extensions else ""
 
 
 def inspect(src: bytes | Path) -> MediaDescription:
     """Describe a Secure DICOM File, or tell that a DICOM file is plain; MalformedError for anything else."""
-    raw = _read(src)
-    if looks_like_part10(raw):
-        return MediaDescription("plain", len(raw))
-    if raw[:1] != bytes((_SEQUENCE,)):
-        raise MalformedError("this is neither a DICOM file nor a protected one", offset=0, standard="PS3.10 7.4")
-    envelope = enveloped.inspect(raw)
-    return MediaDescription("secure", len(raw), envelope.cipher, envelope.content_type, envelope.recipients)
+    with Source(src) as source:
+        head = source.head()
+        if looks_like_part10(head):
+            return MediaDescription("plain", source.total())
+        if head[:1] != bytes((_SEQUENCE,)):
+            raise MalformedError("this is neither a DICOM file nor a protected one", offset=0, standard="PS3.10 7.4")
+        envelope = enveloped.inspect(source.chunks())
+        return MediaDescription(
+            "secure", source.total(), envelope.cipher, envelope.content_type, envelope.recipients, _extensions(envelope)
+        )
+
+
+def _extensions(envelope: enveloped.Envelope) -> tuple[str, ...]:
+    found = []
+    if envelope.cipher not in CIPHERS or not CIPHERS[envelope.cipher].within_profile:
+        found.append(f"cipher {envelope.cipher}")
+    if any(recipient.algorithm == "rsaes_oaep" for recipient in envelope.recipients):
+        found.append("RSA-OAEP recipient")
+    if any(recipient.kind not in ("ktri", "pwri") for recipient in envelope.recipients):
+        found.append("recipient by key agreement or other means")
+    return tuple(found)

@@ -104,3 +104,84 @@ def test_exit_codes(tmp_path: Path, pki: TestPki, patient: tuple[Credential, Pat
     assert not out.exists()
     run("open", bare, "-o", out, *mine, "--unsafe-no-integrity")
     assert out.read_bytes() == SOURCE.read_bytes()
+
+
+def test_passwords(tmp_path: Path, patient: tuple[Credential, Path, Path]) -> None:
+    _, key, certificate = patient
+    password, weak, wrong = tmp_path / "password", tmp_path / "weak", tmp_path / "wrong"
+    secure, plain = tmp_path / "secure", tmp_path / "plain.dcm"
+    run("protect", SOURCE, "-o", secure, "--new-password-file", password, "--to", certificate)
+    assert password.stat().st_mode & 0o777 == 0o600
+    run("open", secure, "-o", plain, "--password-file", password)
+    assert plain.read_bytes() == SOURCE.read_bytes()
+    run("open", secure, "-o", plain, "--key", key, "--cert", certificate)
+    described = json.loads(run("inspect", secure, "--json"))
+    assert (described["profile"], described["extensions"]) == ("PS3.15 D.1", [])
+    assert sorted(each["kind"] for each in described["recipients"]) == ["ktri", "pwri"]
+    for path, text in ((weak, "hospital2026"), (wrong, "K7QX-2M4N-P0RS-8TVW-3YZA")):
+        path.touch(mode=0o600)
+        path.write_text(text)
+    plain.unlink()
+    run("open", secure, "-o", plain, "--password-file", wrong, code=1)
+    assert not plain.exists()
+    run("protect", SOURCE, "-o", secure, "--new-password-file", password, code=2)  # never over an existing file
+    run("protect", SOURCE, "-o", secure, "--new-password-file", tmp_path / "x", "--password-file", password, code=2)
+    run("protect", SOURCE, "-o", secure, "--password-file", weak, code=2)
+    run("protect", SOURCE, "-o", secure, "--password-file", weak, "--unsafe-weak-password")
+    run("open", secure, "-o", plain, "--password-file", weak)
+
+
+def test_extensions_are_never_called_the_profile(tmp_path: Path, pki: TestPki, patient: tuple[Credential, Path, Path]) -> None:
+    _, key, certificate = patient
+    curve = pki.credential(CertificateProfile.RADIOLOGIST, "Dr. Curve", key_kind="p256")
+    curve_key, curve_certificate = pki.write_pem(curve)
+    secure, plain = tmp_path / "secure", tmp_path / "plain.dcm"
+    mine = ("--key", key, "--cert", certificate)
+    kinds = {
+        "cipher aes256-gcm": (("--to", certificate, "--cipher", "aes256-gcm"), mine),
+        "RSA-OAEP": (("--to", certificate, "--oaep"), mine),
+        "key agreement": (("--to", curve_certificate), ("--key", curve_key, "--cert", curve_certificate)),
+    }
+    for words, (options, opener) in kinds.items():
+        made = json.loads(run("protect", SOURCE, "-o", secure, *options, "--json"))
+        assert made["profile"] == ""
+        assert words in made["extensions"][0]
+        assert words in run("protect", SOURCE, "-o", secure, *options)
+        run("open", secure, "-o", plain, *opener)
+        assert plain.read_bytes() == SOURCE.read_bytes()
+        plain.unlink()
+    assert json.loads(run("protect", SOURCE, "-o", secure, "--to", certificate, "--cipher", "des-ede3-cbc", "--json"))["profile"]
+
+
+def test_a_tree(tmp_path: Path, pki: TestPki, patient: tuple[Credential, Path, Path]) -> None:
+    _, key, certificate = patient
+    tree, secure, plain = tmp_path / "tree", tmp_path / "secure", tmp_path / "plain"
+    names = ["a/CT_small.dcm", "a/b/MR_small.dcm", "rtplan.dcm"]
+    for name in names:
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_bytes(sample(Path(name).name).read_bytes())
+    run("protect", tree, "-o", secure, "--to", certificate)
+    (secure / "damaged").write_bytes((secure / names[2]).read_bytes()[:-40])
+    (secure / "README").write_text("not protected")
+    mine = ("--key", key, "--cert", certificate)
+    told = run("open", secure, "-o", plain, *mine, "--json", code=3)
+    assert {json.loads(line)["file"] for line in told.splitlines()} == {str(secure / name) for name in names}
+    told = run("open", secure, "-o", plain, *mine, code=3)
+    assert all(str(secure / name) in told for name in names)
+    assert sorted(str(path.relative_to(plain)) for path in plain.rglob("*") if path.is_file()) == sorted(names)
+    assert all((plain / name).read_bytes() == (tree / name).read_bytes() for name in names)
+    run("protect", tree, "-o", tree / "inside", "--to", certificate, code=2)
+
+
+def test_trust_is_asked_for_or_said_to_be_missing(tmp_path: Path, pki: TestPki, patient: tuple[Credential, Path, Path]) -> None:
+    _, key, certificate = patient
+    signer_key, signer_certificate = pki.write_pem(pki.credential(CertificateProfile.RADIOLOGIST, "Dr. Kim"))
+    secure, plain = tmp_path / "secure", tmp_path / "plain.dcm"
+    run("protect", SOURCE, "-o", secure, "--to", certificate, "--sign-key", signer_key, "--sign-cert", signer_certificate)
+    mine = ("--key", key, "--cert", certificate)
+    assert "origin not proven" in run("open", secure, "-o", plain, *mine)
+    assert "origin proven" in run("open", secure, "-o", plain, *mine, "--trust", pki.write_trust())
+    plain.unlink()
+    stranger = make_pki(tmp_path / "other").write_trust(tmp_path / "other")
+    run("open", secure, "-o", plain, *mine, "--trust", stranger, code=1)
+    assert not plain.exists()

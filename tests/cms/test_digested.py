@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from securepacs.cms import digested
-from securepacs.cms.nesting import layer_of
+from securepacs.cms.enveloped import encrypt
+from securepacs.cms.nesting import enter
 from securepacs.cms.signed import Signer, sign
+from securepacs.cms.stream import Reader, tlv
 from securepacs.codes import ID_DATA
 from securepacs.errors import IntegrityFailure, MalformedError, SecurePacsError, UsageError
 from tests.support.cms_samples import holder, openssl_cms
@@ -60,18 +62,39 @@ def test_any_flipped_bit_is_noticed_or_harmless(data: st.DataObject) -> None:
         return
 
 
-def test_layers_are_told_by_their_form() -> None:
-    who = holder("signer")
-    for bare in (False, True):
-        assert layer_of(sign(CONTENT, [Signer(who.certificate, who.private_key)], signing_time=None, bare=bare)) == "signed"
-        assert layer_of(digested.seal(CONTENT, bare=bare)) == "digested"
-    assert layer_of(cms.ContentInfo({"content_type": "data", "content": core.OctetString(b"x")}).dump()) == "other"
-    assert layer_of(core.SequenceOf([core.Integer(1), core.Integer(2)], spec=core.Integer).dump()) == "other"
-    assert layer_of(core.SequenceOf([core.OctetString(b"")] * 2, spec=core.OctetString).dump()) == "other"
-    for empty in (b"\x30\x00", b"\x30\x80\0\0", b"\x30\x03\x02\x01\x00", b"\x04\x00"):
-        assert layer_of(empty) == "other"
+def signed_by_a(bare: bool) -> bytes:
+    return sign(CONTENT, [Signer(holder("a").certificate, holder("a").private_key)], signing_time=None, bare=bare)
+
+
+def encrypted_for_a(bare: bool) -> bytes:
+    message = encrypt(CONTENT, [holder("a").certificate])
+    return tlv(0x30, cms.ContentInfo.load(message)["content"].contents) if bare else message
+
+
+LAYERS = {"signed": signed_by_a, "digested": lambda bare: digested.seal(CONTENT, bare=bare), "enveloped": encrypted_for_a}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("bare", [True, False])
+def test_layers_are_known_by_their_form(layer: str, bare: bool) -> None:
+    assert enter(Reader([LAYERS[layer](bare)])) == (layer, 1 if bare else 3)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        b"DICM",
+        b"",
+        b"\x30\x00",
+        b"\x30\x80\x00\x00",
+        core.SequenceOf([core.Integer(1), core.Integer(2)], spec=core.Integer).dump(),
+        core.SequenceOf([core.OctetString(b"")] * 2, spec=core.OctetString).dump(),
+        cms.ContentInfo({"content_type": "data", "content": core.OctetString(b"x")}).dump(),
+    ],
+)
+def test_what_is_no_layer_is_malformed(other: bytes) -> None:
     with pytest.raises(MalformedError):
-        layer_of(b"DICM")
+        enter(Reader([other]))
 
 
 @pytest.mark.interop

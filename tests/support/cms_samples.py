@@ -19,6 +19,9 @@ from tests.support.programs import require
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 
 
+_CURVES = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1(), "p521": ec.SECP521R1(), "secp256k1": ec.SECP256K1()}
+
+
 @dataclass(frozen=True)
 class Holder:
     certificate: x509.Certificate
@@ -39,11 +42,8 @@ def holder(name: str, kind: str = "rsa-2048") -> Holder:
 
 @functools.cache
 def _holder(name: str, kind: str) -> Holder:
-    key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
-    if kind.startswith("rsa-"):
-        key = rsa.generate_private_key(65537, int(kind[4:]))
-    else:
-        key = ec.generate_private_key({"p256": ec.SECP256R1(), "p384": ec.SECP384R1()}[kind])
+    rsa_bits = int(kind[4:]) if kind.startswith("rsa-") else 0
+    key = rsa.generate_private_key(65537, rsa_bits) if rsa_bits else ec.generate_private_key(_CURVES[kind])
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     certificate = (
         x509.CertificateBuilder()
