@@ -180,7 +180,7 @@ def parse_item(text: str) -> Path:
 
 def sign_encoded(raw: Buffer, credential: Credential, options: SigningOptions) -> Signed:
     """Sign a DICOM file given as bytes or mapping; the result is in pieces, what is not new being views of `raw` (PS3.15 C)."""
-    check_credential(credential, options.profile)
+    check_credential(credential.for_documents(), options.profile)
     dataset = open_dataset(raw)
     found = survey(dataset, wanted=options.item)
     scope = found.at(options.item)
