@@ -19,6 +19,8 @@ _PIN_BYTES = 8
 _SCOPE_SYSTEM, _SHARE_SHARED, _PROTOCOL_T0, _PROTOCOL_T1 = 2, 2, 1, 2
 _LEAVE, _RESET = 0, 1
 _NO_CARD = (0x8010000C, 0x80100069)  # SCARD_E_NO_SMARTCARD, SCARD_W_REMOVED_CARD
+_NO_READERS = 0x8010002E
+_STATE_PRESENT = 0x20
 _RESPONSE_BYTES = 258
 
 
@@ -29,6 +31,44 @@ def is_piv(manufacturer: str) -> bool:
 
 class _Request(ctypes.Structure):
     _fields_ = (("protocol", ctypes.c_ulong), ("length", ctypes.c_ulong))
+
+
+class _ReaderState(ctypes.Structure):
+    _fields_ = (
+        ("reader", ctypes.c_char_p),
+        ("user", ctypes.c_void_p),
+        ("current", ctypes.c_ulong),
+        ("event", ctypes.c_ulong),
+        ("atr_size", ctypes.c_ulong),
+        ("atr", ctypes.c_ubyte * 33),
+    )
+
+
+def card_in(slot_description: str) -> bool | None:
+    """Tell whether a card is in the reader of a PKCS #11 slot; None when the slot is no PC/SC reader, or the reader is gone.
+
+    Asks the reader service, not the module: a module that is busy with a card, or stuck since its removal, is not waited for.
+    """
+    wanted = slot_description.rstrip("\0 ").encode()
+    try:
+        library = _library()
+    except TokenError:
+        return None
+    context = ctypes.c_long()
+    if library.SCardEstablishContext(_SCOPE_SYSTEM, None, None, ctypes.byref(context)):
+        return None
+    try:
+        for reader in _readers(library, context):
+            if reader[:64].rstrip() == wanted[:64].rstrip():
+                state = _ReaderState(reader=reader)
+                if library.SCardGetStatusChange(context, 0, ctypes.byref(state), 1):
+                    return None
+                return bool(state.event & _STATE_PRESENT)
+    except TokenError:
+        return None
+    finally:
+        library.SCardReleaseContext(context)
+    return None
 
 
 class PivReader:
@@ -48,7 +88,7 @@ class PivReader:
         return cls(slot_description.rstrip("\0 "))
 
     def __enter__(self) -> Self:
-        self._check(self._library.SCardEstablishContext(_SCOPE_SYSTEM, None, None, ctypes.byref(self._context)))
+        _check(self._library.SCardEstablishContext(_SCOPE_SYSTEM, None, None, ctypes.byref(self._context)))
         try:
             self._connect()
         except BaseException:
@@ -86,26 +126,19 @@ class PivReader:
 
     def _connect(self) -> None:
         name = self._reader.encode()
-        found = [reader for reader in self._readers() if reader[:64].rstrip() == name[:64].rstrip()]
+        found = [reader for reader in _readers(self._library, self._context) if reader[:64].rstrip() == name[:64].rstrip()]
         if not found:
             raise TokenNotPresent("the reader is gone")
         mode = _PROTOCOL_T0 | _PROTOCOL_T1
-        self._check(
+        _check(
             self._library.SCardConnect(
                 self._context, found[0], _SHARE_SHARED, mode, ctypes.byref(self._card), ctypes.byref(self._protocol)
             )
         )
-        self._check(self._library.SCardBeginTransaction(self._card))
+        _check(self._library.SCardBeginTransaction(self._card))
         # a SELECT would end the login of others at the card: only when the card does not know VERIFY here
         if self._send(bytes((0x00, 0x20, 0x00, 0x80))) in (0x6D00, 0x6A88, 0x6A82, 0x6E00):
             self._send(bytes((0x00, 0xA4, 0x04, 0x00, len(_AID))) + _AID + b"\0")
-
-    def _readers(self) -> list[bytes]:
-        size = ctypes.c_ulong()
-        self._check(self._library.SCardListReaders(self._context, None, None, ctypes.byref(size)))
-        names = ctypes.create_string_buffer(size.value)
-        self._check(self._library.SCardListReaders(self._context, None, names, ctypes.byref(size)))
-        return [name for name in names.raw[: size.value].split(b"\0") if name]
 
     def _send(self, command: bytes) -> int:
         """Send one command and return its status word."""
@@ -113,7 +146,7 @@ class PivReader:
         response, size = ctypes.create_string_buffer(_RESPONSE_BYTES), ctypes.c_ulong(_RESPONSE_BYTES)
         buffer = ctypes.create_string_buffer(command, len(command))
         try:
-            self._check(
+            _check(
                 self._library.SCardTransmit(
                     self._card, ctypes.byref(request), buffer, len(command), None, response, ctypes.byref(size)
                 )
@@ -122,13 +155,24 @@ class PivReader:
             ctypes.memset(buffer, 0, len(command))
         return int.from_bytes(response.raw[max(size.value - 2, 0) : size.value], "big")
 
-    @staticmethod
-    def _check(result: int) -> None:
-        code = result & 0xFFFFFFFF
-        if code in _NO_CARD:
-            raise TokenNotPresent("the token was removed")
-        if code:
-            raise TokenError(f"the reader service refused (PC/SC {code:08X})", hint="is pcscd running?")
+
+def _check(result: int) -> None:
+    code = result & 0xFFFFFFFF
+    if code in _NO_CARD:
+        raise TokenNotPresent("the token was removed")
+    if code:
+        raise TokenError(f"the reader service refused (PC/SC {code:08X})", hint="is pcscd running?")
+
+
+def _readers(library: Any, context: ctypes.c_long) -> list[bytes]:
+    size = ctypes.c_ulong()
+    result = library.SCardListReaders(context, None, None, ctypes.byref(size))
+    if result & 0xFFFFFFFF == _NO_READERS:
+        return []
+    _check(result)
+    names = ctypes.create_string_buffer(size.value)
+    _check(library.SCardListReaders(context, None, names, ctypes.byref(size)))
+    return [name for name in names.raw[: size.value].split(b"\0") if name]
 
 
 def _padded(secret: str, name: str) -> bytes:
@@ -153,7 +197,15 @@ def _library() -> Any:
     library.SCardEstablishContext.argtypes = [ctypes.c_ulong, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
     for name in ("SCardEndTransaction", "SCardDisconnect"):
         getattr(library, name).argtypes = [ctypes.c_long, ctypes.c_ulong]
-    for name in ("SCardEstablishContext", "SCardTransmit", "SCardConnect", "SCardListReaders", "SCardBeginTransaction"):
+    library.SCardGetStatusChange.argtypes = [ctypes.c_long, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong]
+    for name in (
+        "SCardGetStatusChange",
+        "SCardEstablishContext",
+        "SCardTransmit",
+        "SCardConnect",
+        "SCardListReaders",
+        "SCardBeginTransaction",
+    ):
         getattr(library, name).restype = ctypes.c_long
     library.SCardReleaseContext.argtypes = library.SCardBeginTransaction.argtypes = [ctypes.c_long]
     return library

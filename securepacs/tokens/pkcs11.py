@@ -118,6 +118,10 @@ class Pkcs11Token:
         """Return what to raise when the PIN for one use was refused: PinLocked, or PinIncorrect with the tries left."""
         return self._login.refusal()
 
+    def reader(self) -> str:
+        """Return the description of the slot the token is in: for a card, the name of its reader."""
+        return str(find_token(self._login.uri).slot.slot_description)
+
     def present(self) -> bool:
         """Tell whether the token is there at this moment; needs no PIN."""
         try:
