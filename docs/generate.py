@@ -111,7 +111,7 @@ def agent_settings_page() -> str:
     text = settings_markdown(AgentConfig)
     head, separator, rest = text.partition("\n## ")
     lines = ["# Settings of the agent", "", "Made by `python docs/generate.py` from the descriptions in the model."]
-    return "\n".join([*lines, *head.splitlines()[3:]]) + separator + rest
+    return "\n".join([*lines, *head.splitlines()[3:]]) + "\n" + separator + rest
 
 
 def pages() -> dict[str, str]:

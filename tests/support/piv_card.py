@@ -55,6 +55,10 @@ class PivCard:
         """Take the card out of the reader."""
         self._ask("pull")
 
+    def yank(self) -> None:
+        """Take the card out and return at once, before the reader service has noticed."""
+        self._ask("yank")
+
     def insert(self) -> None:
         """Put the card back; the reader has seen it when this returns."""
         self._ask("insert")

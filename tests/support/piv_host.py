@@ -1,6 +1,6 @@
 """Runs inside its own namespaces (started by `piv_card.py`): pcscd with vpcd's virtual reader, and a PIV card connected to it.
 
-Reads commands from stdin, one a line (pull, insert, state), answers each with one line of JSON, and ends with stdin.
+Reads commands from stdin, one a line (pull, yank, insert, state), answers each with one line of JSON, and ends with stdin.
 """
 
 from __future__ import annotations
@@ -288,6 +288,8 @@ def main(folder: Path, pin: str, puk: str) -> None:
             if line.strip() == "insert":
                 wait_until(lambda: _inserted(reader), what="the reader")
                 wait_until(reader.powered.is_set, what="the reader service's look at the card")
+            elif line.strip() == "yank":
+                reader.pull()
             elif line.strip() == "pull":
                 # OpenSC 0.23 waits for itself for ever when a card goes in the middle of a command, before the service has noticed
                 before = log.read_bytes().count(REMOVED)

@@ -28,6 +28,7 @@ from securepacs_proxy.agent.records import Records, name_of
 
 _log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.2
+STUCK_SECONDS = 5.0
 
 
 class DoorState(StrEnum):
@@ -68,8 +69,12 @@ class Door:
         chain: Sequence[x509.Certificate],
         on_close: Callable[[str], None],
         on_change: Callable[[], None],
+        on_stuck: Callable[[], None],
     ) -> None:
-        """`ask(explanation)` asks a person for the PIN; TokenError when nobody answers."""
+        """`ask(explanation)` asks a person for the PIN; TokenError when nobody answers.
+
+        `on_stuck()` is called when the module does not come back from a logout: only a new process gets further then.
+        """
         self._uri = uri
         self._ask = ask
         self._records = records
@@ -77,6 +82,7 @@ class Door:
         self._chain = chain
         self._on_close = on_close
         self._on_change = on_change
+        self._on_stuck = on_stuck
         self._changed = threading.Condition()
         self._wanted = True
         self._presence = Presence()
@@ -119,8 +125,15 @@ class Door:
             self._records.logout(login.certificate, why=why)
         except SecurePacsError as error:
             _log.error("the end of a login is not on record: %s", error)
-        # in a thread: a module that is stuck since the card was pulled must not hold the agent
-        threading.Thread(target=login.token.close, name="logout", daemon=True).start()
+        threading.Thread(target=self._log_out, args=(login.token,), daemon=True).start()
+
+    def _log_out(self, token: Pkcs11Token) -> None:
+        """Log out with an eye on the clock: a module may be stuck since the card was pulled."""
+        clock = threading.Timer(STUCK_SECONDS, self._on_stuck)
+        clock.daemon = True
+        clock.start()
+        token.close()
+        clock.cancel()
 
     def lost(self, login: Login) -> None:
         """A handshake found the login gone, as after a short loss of contact: ask for the PIN again."""

@@ -36,6 +36,7 @@ _TICK_SECONDS = 0.5
 _STRANGER_EVERY = 60.0
 _DELIVERY_SECONDS = 5.0
 STATUS_FILE = "status.json"
+STUCK_EXIT_CODE = 4  # a token's trouble
 
 
 class Agent:
@@ -47,6 +48,7 @@ class Agent:
         self._records = records
         self._associations = Associations()
         self._stopping = False
+        self.stuck = False
         self._idle_since = time.monotonic()
         self._stranger_at = -_STRANGER_EVERY
         self._status = config.agent.state / STATUS_FILE
@@ -58,6 +60,7 @@ class Agent:
             chain=load_certificates(config.token.chain, key="token.chain") if config.token.chain else (),
             on_close=self._associations.end_all,
             on_change=self._tell,
+            on_stuck=self._give_up,
         )
         try:
             family = socket.AF_INET6 if ":" in config.agent.host else socket.AF_INET
@@ -90,6 +93,11 @@ class Agent:
         self._stopping = True
 
     # --- inside ---------------------------------------------------------------------------------------------------------
+
+    def _give_up(self) -> None:
+        _log.error("the module of the card does not come back; a new agent is needed")
+        self.stuck = True
+        self.stop()
 
     def _accept(self, viewer: socket.socket) -> None:
         uid = uid_of_peer(viewer)
@@ -177,6 +185,9 @@ def run_agent(config: AgentConfig, ask: Callable[[str], str], *, ready: Callable
         ready(agent.port)
         agent.serve()
         records.activity(started=False)
+    if agent.stuck:
+        logging.shutdown()
+        os._exit(STUCK_EXIT_CODE)  # the usual end would ask the module to finish, and wait with it
 
 
 def read_status(state: Path) -> dict[str, object]:

@@ -133,9 +133,8 @@ def test_idle_time_locks_and_the_pin_opens_again(tmp_path: Path, gateway: Gatewa
     with running_agent(tmp_path / "agent", gateway, uri, token.environment, token_settings=idle) as agent:
         agent.give_pin(token.pin)
         agent.wait_for("open")
-        with gateway_association(agent):  # idle time does not run while an association lives
-            with pytest.raises(TimeoutError):
-                wait_until(lambda: agent.status["state"] != "open", seconds=2.5)
+        with gateway_association(agent), pytest.raises(TimeoutError):  # idle time does not run while an association lives
+            wait_until(lambda: agent.status["state"] != "open", seconds=2.5)
         agent.wait_for("locked")
         agent.give_pin(token.pin)
         assert agent.call("echoscu", called="ORTHANC")[0] == 0, agent.log

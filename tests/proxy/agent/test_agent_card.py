@@ -86,3 +86,34 @@ def test_a_wrong_pin_costs_one_try_and_is_not_repeated(agent: Agent, card: PivCa
     agent.wait_for("open")
     assert agent.call("echoscu", called="ORTHANC")[0] == 0, agent.log
     assert card.state["wrong"] == 1
+
+
+def test_a_module_that_is_stuck_ends_the_agent_and_not_its_work(tmp_path: Path, gateway: Gateway, card: PivCard) -> None:
+    """A card yanked in the middle of a signature can leave OpenSC waiting for itself: told, and the unit file starts anew."""
+    agent = Agent(tmp_path / "agent", gateway, card.uri(), card.environment, settings={"login_seconds": 1.0})
+    agent.folder.mkdir()
+    agent.write()
+    agent.start()
+    try:
+        agent.give_pin(PIN)
+        agent.wait_for("open")
+        card.yank()
+        code, said = agent.call("echoscu", "-ta", "4", called="ORTHANC")
+        assert code != 0, said
+        wait_until(lambda: agent.ended or agent.status.get("state") == "card removed", seconds=4, what="the notice")
+        assert ("Logout", "the card was removed") in [(kind, why) for kind, _, _, why in agent.logins()]
+        card.insert()
+        agent.give_pin(PIN)
+        wait_until(lambda: agent.ended or agent.status.get("state") == "open", seconds=20, what="the end or the next login")
+        if agent.ended:
+            assert agent.process is not None
+            assert agent.process.returncode == 4
+            assert "a new agent is needed" in agent.log
+            agent.start()
+            agent.give_pin(PIN)
+        assert agent.call("echoscu", called="ORTHANC")[0] == 0, agent.log
+        assert agent.stop() == 0
+    finally:
+        if agent.process is not None and agent.process.poll() is None:
+            agent.process.kill()
+            agent.process.wait(10)
