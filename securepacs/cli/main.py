@@ -8,7 +8,7 @@ from __future__ import annotations
 import typer
 
 from securepacs import __version__
-from securepacs.cli import audit, inspect, media, original, output, pki, sign, token, verify
+from securepacs.cli import audit, doctor, inspect, media, original, output, pki, sign, token, verify
 
 app = typer.Typer(
     name="securepacs",
@@ -41,6 +41,7 @@ def root(
 app.command("sign")(sign.sign)
 app.command("verify")(verify.verify)
 app.command("inspect")(inspect.inspect)
+app.command("doctor")(doctor.doctor)
 
 
 def main() -> None:

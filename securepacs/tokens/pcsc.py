@@ -71,6 +71,16 @@ def card_in(slot_description: str) -> bool | None:
     return None
 
 
+def readers() -> list[str]:
+    """Return the names of the card readers; TokenError when the reader service does not answer."""
+    library, context = _library(), ctypes.c_long()
+    _check(library.SCardEstablishContext(_SCOPE_SYSTEM, None, None, ctypes.byref(context)))
+    try:
+        return [name.decode("utf-8", "replace") for name in _readers(library, context)]
+    finally:
+        library.SCardReleaseContext(context)
+
+
 class PivReader:
     """A connection to the PIV application of the card in one reader; a context manager."""
 
