@@ -13,6 +13,8 @@ from typing import Any
 import typer
 
 from securepacs.wiring import ERROR_TABLE
+from securepacs_proxy.agent.config import AgentConfig
+from securepacs_proxy.config import settings_markdown
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 REFERENCE = Path(__file__).resolve().parent / "reference"
@@ -104,9 +106,22 @@ def standards_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def agent_settings_page() -> str:
+    """The settings of the agent, from the descriptions in its model."""
+    text = settings_markdown(AgentConfig)
+    head, separator, rest = text.partition("\n## ")
+    lines = ["# Settings of the agent", "", "Made by `python docs/generate.py` from the descriptions in the model."]
+    return "\n".join([*lines, *head.splitlines()[3:]]) + "\n" + separator + rest
+
+
 def pages() -> dict[str, str]:
     """Every generated page by file name."""
-    return {"cli.md": cli_page(), "errors.md": errors_page(), "standards.md": standards_page()}
+    return {
+        "cli.md": cli_page(),
+        "errors.md": errors_page(),
+        "standards.md": standards_page(),
+        "agent-settings.md": agent_settings_page(),
+    }
 
 
 def main() -> None:

@@ -27,7 +27,14 @@ _PANEL = "Whose key"
 KeyOption = Annotated[Path | None, typer.Option("--key", help="Private key file (PEM or DER).", rich_help_panel=_PANEL)]
 CertOption = Annotated[Path | None, typer.Option("--cert", help="Certificate of that key (PEM or DER).", rich_help_panel=_PANEL)]
 ChainOption = Annotated[Path | None, typer.Option("--chain", help="Certificates above it (PEM).", rich_help_panel=_PANEL)]
-P12Option = Annotated[Path | None, typer.Option("--p12", help="PKCS #12 file with key and certificate.", rich_help_panel=_PANEL)]
+P12Option = Annotated[
+    Path | None,
+    typer.Option(
+        "--p12",
+        help="PKCS #12 file with key and certificate, or the folder of a Korean accredited certificate.",
+        rich_help_panel=_PANEL,
+    ),
+]
 TokenOption = Annotated[
     str | None,
     typer.Option("--token", help="Key inside a smart card or USB key, as PKCS #11 URI (RFC 7512).", rich_help_panel=_PANEL),
@@ -71,7 +78,11 @@ def credential_from(
         return
     from securepacs.tokens.software import load_pem, load_pkcs12
 
-    if p12:
+    if p12 and p12.is_dir():
+        from securepacs.tokens.npki import load_npki
+
+        yield _with_chain(load_npki(p12, password=as_bytes(source)), chain)
+    elif p12:
         yield _with_chain(load_pkcs12(p12, password=as_bytes(source)), chain)
     elif key and cert:
         yield load_pem(key, cert, chain=chain, password=as_bytes(source))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import typer
 
 from securepacs import __version__
-from securepacs.cli import audit, evidence, inspect, media, original, output, pki, sign, signature, token, verify
+from securepacs.cli import audit, doctor, evidence, inspect, media, original, output, pki, sign, signature, token, verify
 
 app = typer.Typer(
     name="securepacs",
@@ -43,6 +43,7 @@ def root(
 app.command("sign")(sign.sign)
 app.command("verify")(verify.verify)
 app.command("inspect")(inspect.inspect)
+app.command("doctor")(doctor.doctor)
 
 
 def main() -> None:

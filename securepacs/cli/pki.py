@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +17,8 @@ from securepacs.errors import UsageError
 
 if TYPE_CHECKING:
     from securepacs.pki import CertificateAuthority
+    from securepacs.pki.expiry import Expiring
+    from securepacs.pki.keys import KeyKind
     from securepacs.pki.server import Service
 
 app = typer.Typer(help="A small CA for pilots: issue, revoke, publish.", no_args_is_help=True)
@@ -51,9 +54,15 @@ def init(
 @output.reports_errors
 def issue(
     folder: FolderArgument,
-    profile: Annotated[str, typer.Argument(help="Kind of certificate, such as gateway-server, modality, radiologist.")],
+    profile: Annotated[
+        str,
+        typer.Argument(help="Kind of certificate, such as gateway-server, modality, radiologist; with --kit for rows without one."),
+    ] = "",
     common_name: Annotated[str, typer.Option("--cn", help="Common name; with --csr the request's unless given.")] = "",
     output_folder: Annotated[Path, typer.Option("-o", "--output", help="Folder for NAME.pem and NAME.key.")] = Path(),
+    kit: Annotated[
+        Path | None, typer.Option(help="List of devices (CSV: name, gateway, ae_titles, ...); a folder each is written.")
+    ] = None,
     csr: Annotated[Path | None, typer.Option(help="Certify the key of this request (PKCS #10); no key is made.")] = None,
     dns: Annotated[list[str] | None, typer.Option(help="DNS name; may be repeated.")] = None,
     ip: Annotated[list[str] | None, typer.Option(help="IP address; may be repeated.")] = None,
@@ -65,7 +74,10 @@ def issue(
     pin_file: PinFileOption = None,
     pin_env: PinEnvOption = None,
 ) -> None:
-    """Issue a certificate and its key (mode 600), or a certificate for a request. Prints the file of the certificate."""
+    """Issue a certificate and its key (mode 600), or one for a request, or kits for many devices. Prints what was written.
+
+    A kit is a folder: PKCS #12 and its password, PEM, chain, root, and a page to print (address, AE titles, test, expiry).
+    """
     from datetime import timedelta
 
     from securepacs.pki.files import load_request, write_credential
@@ -73,10 +85,15 @@ def issue(
     from securepacs.pki.keys import key_kind as checked_kind
     from securepacs.pki.profiles import profile_named
 
+    if kit is not None:
+        if csr or common_name or dns or ip or email or organization or role:
+            raise UsageError("with --kit everything about a device stands in the list")
+        _issue_kits(folder, kit, profile, output_folder, checked_kind(key_kind), days, _passphrase_source(pin_file, pin_env))
+        return
     request = load_request(csr) if csr else None
     kind, wanted = checked_kind(key_kind), profile_named(profile)
     lifetime = timedelta(days=days) if days else None
-    with _changing(folder, pin_file, pin_env) as authority:
+    with _changing(folder, _passphrase_source(pin_file, pin_env)) as authority:
         if request is not None:
             key = None
             certificate = authority.sign_request(
@@ -124,7 +141,7 @@ def revoke(
     from securepacs.pki.files import certificate_or_serial, reason_named
 
     wanted, flag = certificate_or_serial(certificate), reason_named(reason)
-    with _changing(folder, pin_file, pin_env) as authority:
+    with _changing(folder, _passphrase_source(pin_file, pin_env)) as authority:
         revocation = authority.revoke(wanted, at=_now(), reason=flag)
     output.console.print(f"{revocation.serial_number:x} revoked", highlight=False, markup=False)
 
@@ -149,7 +166,7 @@ def crl(
     from securepacs.pki.storage import write_atomically
 
     lifetime = timedelta(days=days) if days else (ROOT_CRL_LIFETIME if root else CRL_LIFETIME)
-    with _changing(folder, pin_file, pin_env) as authority:
+    with _changing(folder, _passphrase_source(pin_file, pin_env)) as authority:
         signed = authority.root_crl(at=_now(), lifetime=lifetime) if root else authority.crl(at=_now(), lifetime=lifetime)
     write_atomically(target, signed.public_bytes(Encoding.DER if der else Encoding.PEM))
     output.console.print(str(target), highlight=False, markup=False)
@@ -200,36 +217,86 @@ def tsa(
     _serve(folder, host, port, pin_file, pin_env, frozenset({Service.TIMESTAMPS}))
 
 
+@app.command("import")
+@output.reports_errors
+def import_ca(
+    folder: FolderArgument,
+    name: Annotated[str, typer.Option(help="Name of the organization.")],
+    root: Annotated[Path, typer.Option(help="Certificate of the external root (PEM or DER).")],
+    issuing: Annotated[Path, typer.Option(help="Certificate of the issuing CA that the root signed for you.")],
+    key: Annotated[Path, typer.Option(help="Private key of the issuing CA (PEM, mode 600).")],
+    base_url: Annotated[str, typer.Option(help="Where `pki serve` will be reached: written into every certificate.")] = "",
+    pin_file: PinFileOption = None,
+    pin_env: PinEnvOption = None,
+) -> None:
+    """Use an issuing CA under an external root, whose key stays where it is. With --pin-file or --pin-env the key is encrypted."""
+    from securepacs.pki.storage import import_external
+
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty", hint="a CA is made in a folder of its own")
+    secret = _passphrase(pin_file, pin_env)
+    authority = import_external(name, root=root, issuing=issuing, key=key, base_url=base_url, passphrase=secret, at=_now())
+    authority.save(folder, passphrase=secret)
+    output.console.print(str(folder / "issuing.pem"), highlight=False, markup=False)
+
+
 @app.command()
 @output.reports_errors
 def expiring(
     paths: Annotated[list[Path], typer.Argument(help="CA folders, certificate files, or folders of them.", metavar="PATH...")],
     within: Annotated[int, typer.Option(help="Days to look ahead.", min=0)] = 30,
     json: Annotated[bool, typer.Option("--json", help="JSON Lines.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values with a header.")] = False,
+    metric: Annotated[bool, typer.Option("--metric", help="Every certificate as a Prometheus metric, whenever it ends.")] = False,
 ) -> None:
-    """List what has expired or will; exit code 1 when there is anything, so that a timer can raise an alarm."""
+    """List what has expired or will; exit code 1 when there is anything, so that a timer can raise an alarm.
+
+    `alert` is the smallest of 90, 60, 30, 14, 7 and 1 days that has been reached. A certificate that has a successor for the same
+    subject and profile is not listed: the two may overlap.
+    """
     from datetime import timedelta
 
     from securepacs.pki.expiry import expiring as find
+    from securepacs.pki.expiry import prometheus
 
+    if json + csv + metric > 1:
+        raise UsageError("--json, --csv and --metric exclude each other")
     now = _now()
+    if metric:
+        sys.stdout.write(prometheus(find(paths, before=None)))
+        return
     found = find(paths, before=now + timedelta(days=within))
-    if json:
-        for entry in found:
-            output.print_json(
-                {
-                    "source": entry.source,
-                    "subject": entry.subject,
-                    "serial_number": f"{entry.serial_number:x}",
-                    "not_after": entry.not_after.isoformat(),
-                    "days_left": (entry.not_after - now).days,
-                }
-            )
-    elif found:
-        rows = [(entry.subject, f"{entry.not_after:%Y-%m-%d}", (entry.not_after - now).days, entry.source) for entry in found]
-        output.print_table("Expiring certificates", ("subject", "not after", "days left", "source"), rows)
+    _print_expiring(found, now, as_json=json, as_csv=csv)
     if found:
         raise typer.Exit(1)
+
+
+def _print_expiring(found: list[Expiring], now: datetime, *, as_json: bool, as_csv: bool) -> None:
+    rows = [
+        {
+            "source": entry.source,
+            "subject": entry.subject,
+            "serial_number": f"{entry.serial_number:x}",
+            "not_after": entry.not_after.isoformat(),
+            "days_left": (entry.not_after - now).days,
+            "alert": entry.alert(now),
+        }
+        for entry in found
+    ]
+    if as_json:
+        for row in rows:
+            output.print_json(row)
+    elif as_csv:
+        from csv import DictWriter
+
+        writer = DictWriter(
+            sys.stdout, ["source", "subject", "serial_number", "not_after", "days_left", "alert"], lineterminator="\n"
+        )
+        writer.writeheader()
+        writer.writerows(rows)
+    elif rows:
+        columns = ("subject", "not_after", "days_left", "alert", "source")
+        output.print_table("Expiring certificates", columns, [[row[column] for column in columns] for row in rows])
 
 
 def _serve(folder: Path, host: str, port: int, pin_file: Path | None, pin_env: str | None, services: frozenset[Service]) -> None:
@@ -239,7 +306,7 @@ def _serve(folder: Path, host: str, port: int, pin_file: Path | None, pin_env: s
     from securepacs.pki.server import Service, issue_timestamp_credential
     from securepacs.pki.server import serve as start
 
-    with _changing(folder, pin_file, pin_env) as authority:
+    with _changing(folder, _passphrase_source(pin_file, pin_env)) as authority:
         stamping = issue_timestamp_credential(authority, at=_now()) if Service.TIMESTAMPS in services else None
     done = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -249,15 +316,30 @@ def _serve(folder: Path, host: str, port: int, pin_file: Path | None, pin_env: s
         done.wait()
 
 
+def _issue_kits(
+    folder: Path, listed: Path, profile: str, target: Path, kind: KeyKind, days: int | None, passphrase: Callable[[], bytes | None]
+) -> None:
+    from datetime import timedelta
+
+    from securepacs.pki.kit import issue_kits, read_devices, refuse_existing, write_kit
+
+    devices = read_devices(listed, profile=profile)
+    refuse_existing(target, devices)
+    with _changing(folder, passphrase) as authority:
+        kits = issue_kits(authority, devices, at=_now(), key_kind=kind, lifetime=timedelta(days=days) if days else None)
+    for one in kits:  # written when the register knows them: what is on disk can be revoked
+        output.console.print(str(write_kit(target, one, authority)), highlight=False, markup=False)
+
+
 @contextmanager
-def _changing(folder: Path, pin_file: Path | None, pin_env: str | None) -> Iterator[CertificateAuthority]:
+def _changing(folder: Path, passphrase: Callable[[], bytes | None]) -> Iterator[CertificateAuthority]:
     """Give the CA of `folder` and save its register at the end, with the folder locked."""
     from securepacs.pki import CertificateAuthority
     from securepacs.pki.storage import locked, save_register
 
-    passphrase = _passphrase(pin_file, pin_env)
+    secret = passphrase()
     with locked(folder):
-        authority = CertificateAuthority.load(folder, passphrase=passphrase)
+        authority = CertificateAuthority.load(folder, passphrase=secret)
         yield authority
         save_register(authority, folder)
 
@@ -268,6 +350,10 @@ def _passphrase(pin_file: Path | None, pin_env: str | None) -> bytes | None:
     from securepacs.tokens.pin import pin_source
 
     return pin_source(pin_file=pin_file, pin_env=pin_env)().encode()
+
+
+def _passphrase_source(pin_file: Path | None, pin_env: str | None) -> Callable[[], bytes | None]:
+    return lambda: _passphrase(pin_file, pin_env)
 
 
 def _now() -> datetime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,6 +67,7 @@ def list_command(
             "manufacturer": info.manufacturer,
             "model": info.model,
             "pin": info.pin,
+            "tries_left": "" if info.tries_left is None else info.tries_left,
             "uri": info.uri,
         }
         for info in list_tokens(chosen)
@@ -208,6 +210,65 @@ def import_certificate(
 
     with Pkcs11Token.open(uri, pin=_pin(pin_file, pin_env)) as token:
         token.write_certificate(load_certificates(certificate)[0], label=label)
+
+
+NewPinFileOption = Annotated[Path | None, typer.Option("--new-pin-file", help="File (mode 600) with the new PIN.")]
+NewPinEnvOption = Annotated[str | None, typer.Option("--new-pin-env", help="Name of the environment variable with the new PIN.")]
+
+
+@app.command("change-pin")
+@output.reports_errors
+def change_pin(
+    uri: Uri,
+    pin_file: PinFileOption = None,
+    pin_env: PinEnvOption = None,
+    new_pin_file: NewPinFileOption = None,
+    new_pin_env: NewPinEnvOption = None,
+) -> None:
+    """Replace the PIN. The old one is tried exactly once."""
+    with needs_tokens_extra():
+        from securepacs.tokens.pkcs11 import Pkcs11Token
+
+    with Pkcs11Token.open(uri) as token:
+        token.change_pin(old=_pin(pin_file, pin_env), new=_new_pin(new_pin_file, new_pin_env))
+        output.console.print(f"{token.info().label}: the PIN was changed", markup=False, highlight=False)
+
+
+@app.command()
+@output.reports_errors
+def unblock(
+    uri: Uri,
+    puk_file: Annotated[Path | None, typer.Option("--puk-file", help="File (mode 600) with the PUK.")] = None,
+    puk_env: Annotated[str | None, typer.Option("--puk-env", help="Name of the environment variable with the PUK.")] = None,
+    new_pin_file: NewPinFileOption = None,
+    new_pin_env: NewPinEnvOption = None,
+) -> None:
+    """Set a new PIN with the PUK (PIV cards) or the security officer's PIN (others). The PUK is tried exactly once."""
+    with needs_tokens_extra():
+        from securepacs.tokens.pkcs11 import Pkcs11Token
+    from securepacs.tokens.pin import pin_source
+
+    with Pkcs11Token.open(uri) as token:
+        puk = pin_source(pin_file=puk_file, pin_env=puk_env, prompt="PUK: ")
+        token.unblock(puk=puk, new=_new_pin(new_pin_file, new_pin_env))
+        output.console.print(f"{token.info().label}: the PIN is set and unblocked", markup=False, highlight=False)
+
+
+def _new_pin(pin_file: Path | None, pin_env: str | None) -> Callable[[], str]:
+    """Return the source of a new PIN; at the terminal it is asked twice, because a slip would lock its owner out."""
+    from securepacs.tokens.pin import pin_source
+
+    if pin_file or pin_env:
+        return pin_source(pin_file=pin_file, pin_env=pin_env)
+    first, second = pin_source(prompt="New PIN: "), pin_source(prompt="New PIN again: ")
+
+    def ask() -> str:
+        wanted = first()
+        if second() != wanted:
+            raise UsageError("the two new PINs differ; nothing was changed")
+        return wanted
+
+    return ask
 
 
 def _key_kind(credential: Credential) -> str:

@@ -69,7 +69,13 @@ class CertificateAuthority:
     """
 
     def __init__(
-        self, *, name: str, base_url: str, root: Credential, issuing: Credential, register: Register | None = None
+        self,
+        *,
+        name: str,
+        base_url: str,
+        root: Credential | x509.Certificate,
+        issuing: Credential,
+        register: Register | None = None,
     ) -> None:
         self.name = name
         self.base_url = base_url.rstrip("/")
@@ -108,7 +114,12 @@ class CertificateAuthority:
     @property
     def root(self) -> x509.Certificate:
         """The self-signed root certificate: the trust anchor to hand out."""
-        return self._root.certificate
+        return self._root.certificate if isinstance(self._root, Credential) else self._root
+
+    @property
+    def has_root_key(self) -> bool:
+        """Whether the root's key is here; that of an external root is not."""
+        return isinstance(self._root, Credential)
 
     @property
     def issuing(self) -> x509.Certificate:
@@ -127,8 +138,14 @@ class CertificateAuthority:
 
     @property
     def root_key(self) -> SigningKey:
-        """The private key of the root, for `storage`."""
-        return self._root.private_key
+        """The private key of the root, for `storage`; UsageError when the root is an external one."""
+        return self._root_credential.private_key
+
+    @property
+    def _root_credential(self) -> Credential:
+        if not isinstance(self._root, Credential):
+            raise UsageError("the root is an external one: its key is not here", hint="get its CRL from whoever runs it")
+        return self._root
 
     def issue(
         self,
@@ -273,8 +290,9 @@ class CertificateAuthority:
 
     def root_crl(self, *, at: datetime, lifetime: timedelta = ROOT_CRL_LIFETIME) -> x509.CertificateRevocationList:
         """Sign a new complete CRL of the root; empty, because the one issuing CA is never revoked while it is in use."""
+        root = self._root_credential
         self.register.root_crl_number = _next_number(self.register.root_crl_number, at)
-        return _crl(self._root, {}, self.register.root_crl_number, at, lifetime)
+        return _crl(root, {}, self.register.root_crl_number, at, lifetime)
 
     def save(self, folder: Path, *, passphrase: bytes | None = None) -> None:
         """Write keys (mode 0600, encrypted with a passphrase), certificates and register to `folder`; each file atomically."""

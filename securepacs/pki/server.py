@@ -253,7 +253,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(404)
         elif path in _GET:
             content_type, answer = _GET[path]
-            self._send(content_type, answer(self.server.publisher))
+            try:
+                body = answer(self.server.publisher)
+            except UsageError:  # the CRL of an external root is published by whoever runs that
+                self.send_error(404)
+                return
+            self._send(content_type, body)
         elif path.startswith("/ocsp/") and len(path) <= 2 * ocsp.MAX_REQUEST_BYTES:
             try:
                 request = base64.b64decode(unquote(path.removeprefix("/ocsp/")), validate=True)

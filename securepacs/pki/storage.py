@@ -39,11 +39,10 @@ def save(authority: CertificateAuthority, folder: Path, *, passphrase: bytes | N
     """Write the whole CA; the register comes last, so that a crash never leaves a register without its keys."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
-    for name, certificate, key in (
-        ("root", authority.root, authority.root_key),
-        ("issuing", authority.issuing, authority.issuing_key),
-    ):
-        write_private(folder / f"{name}.key", private_pem(key, passphrase))
+    if authority.has_root_key:
+        write_private(folder / "root.key", private_pem(authority.root_key, passphrase))
+    write_private(folder / "issuing.key", private_pem(authority.issuing_key, passphrase))
+    for name, certificate in (("root", authority.root), ("issuing", authority.issuing)):
         write_atomically(folder / f"{name}.pem", certificate.public_bytes(Encoding.PEM))
     save_register(authority, folder)
 
@@ -53,6 +52,7 @@ def save_register(authority: CertificateAuthority, folder: Path) -> None:
     register = authority.register
     document = {
         "format": _FORMAT,
+        "external_root": not authority.has_root_key,
         "name": authority.name,
         "base_url": authority.base_url,
         "crl_number": register.crl_number,
@@ -80,17 +80,46 @@ def load(folder: Path, *, passphrase: bytes | None = None) -> CertificateAuthori
     document = _document(folder)
     root = load_certificate(folder / "root.pem", key="folder")
     issuing = load_certificate(folder / "issuing.pem", key="folder")
-    try:
-        issuing.verify_directly_issued_by(root)
-    except (InvalidSignature, ValueError, TypeError):
-        raise ConfigError(f"{folder}: issuing.pem was not issued by root.pem", key="folder") from None
+    _check_issued(issuing, root, f"{folder}: issuing.pem was not issued by root.pem")
+    external = document.get("external_root") is True
     return CertificateAuthority(
         name=str(document["name"]),
         base_url=str(document["base_url"]),
-        root=Credential(root, _key(folder / "root.key", root, passphrase)),
+        root=root if external else Credential(root, _key(folder / "root.key", root, passphrase)),
         issuing=Credential(issuing, _key(folder / "issuing.key", issuing, passphrase), (root,)),
         register=_register(document, folder),
     )
+
+
+def import_external(
+    name: str, *, root: Path, issuing: Path, key: Path, base_url: str, passphrase: bytes | None, at: datetime
+) -> CertificateAuthority:
+    """Return a CA that issues with the certificate that an external root signed for it; the root's key is not needed.
+
+    Raises ConfigError when the three files do not fit together, or the certificate is not that of a CA valid at `at`.
+    """
+    above, own = load_certificate(root, key="root"), load_certificate(issuing, key="issuing")
+    _check_issued(own, above, f"{issuing} was not issued by {root}")
+    _check_issued(above, above, f"{root} is not a root: it did not sign itself")
+    try:
+        basic = own.extensions.get_extension_for_class(x509.BasicConstraints).value
+        usage = own.extensions.get_extension_for_class(x509.KeyUsage).value
+        own.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    except x509.ExtensionNotFound:
+        raise ConfigError(f"{issuing} lacks an extension that a CA needs", key="issuing", standard="RFC 5280 4.2.1") from None
+    if not (basic.ca and usage.key_cert_sign and usage.crl_sign):
+        raise ConfigError(f"{issuing} may not sign certificates and CRLs", key="issuing", standard="RFC 5280 4.2.1.3")
+    if not own.not_valid_before_utc <= at < own.not_valid_after_utc:
+        raise ConfigError(f"{issuing} is not valid now", key="issuing")
+    secret = passphrase if b"ENCRYPTED" in read_file(key, key="key") else None
+    return CertificateAuthority(name=name, base_url=base_url, root=above, issuing=Credential(own, _key(key, own, secret), (above,)))
+
+
+def _check_issued(certificate: x509.Certificate, issuer: x509.Certificate, problem: str) -> None:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (InvalidSignature, ValueError, TypeError):
+        raise ConfigError(problem, key="folder") from None
 
 
 def load_register(folder: Path) -> Register:

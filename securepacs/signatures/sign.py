@@ -179,7 +179,7 @@ def _drafts(dataset: EncodedDataSet, found: Survey, scope: Scope, options: Signi
 
 def check_credential(credential: Credential, profile: Profile) -> None:
     """Raise UsageError unless key and certificate belong together and the key may sign under the profile."""
-    key = credential.private_key
+    key = credential.for_documents().private_key
     if isinstance(key, rsa.RSAPrivateKey):
         if key.key_size < MINIMUM_RSA_BITS:
             raise UsageError(f"an RSA key of {key.key_size} bits is too weak to sign with")

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+from securepacs.errors import UsageError
 
 SigningKey: TypeAlias = RSAPrivateKey | EllipticCurvePrivateKey
 
@@ -28,7 +30,8 @@ class Assurance(StrEnum):
 class Credential:
     """One identity that can sign, decrypt and authenticate.
 
-    `chain` holds the certificates above `certificate`, nearest first, usually without the root.
+    `chain` holds the certificates above `certificate`, nearest first, usually without the root. `login_only` keys prove presence
+    (PIV 9A, 9E: a PIN once, or none) and never sign documents (FIPS 201-3 4.2.2).
     """
 
     certificate: x509.Certificate
@@ -36,3 +39,14 @@ class Credential:
     chain: tuple[x509.Certificate, ...] = ()
     assurance: Assurance = Assurance.SOFTWARE
     label: str = ""
+    login_only: bool = False
+
+    def for_documents(self) -> Self:
+        """Return this credential, or raise UsageError when its key is for logging in only."""
+        if self.login_only:
+            raise UsageError(
+                "this key is for logging in and signs no documents",
+                hint="choose the signature key of the card: id=%02 (PIV 9C) in the token URI",
+                standard="FIPS 201-3 4.2.2",
+            )
+        return self

@@ -65,7 +65,7 @@ def _stays() -> NoReturn:
 
 
 class Pkcs11RSAPrivateKey(rsa.RSAPrivateKey):
-    """An RSA key inside a token. Signs PKCS1v15 and PSS; decrypts PKCS1v15 and, where the token can, OAEP with SHA-1."""
+    """An RSA key inside a token. Signs PKCS1v15 and PSS; decrypts PKCS1v15 and, where the token can, OAEP (else TokenError)."""
 
     def __init__(self, token_key: TokenKey, public_key: rsa.RSAPublicKey) -> None:
         self._token_key = token_key
@@ -118,9 +118,12 @@ class Pkcs11RSAPrivateKey(rsa.RSAPrivateKey):
         """
         if isinstance(padding, paddings.PKCS1v15):
             return self._token_key.decrypt(ciphertext, Mechanism.RSA_PKCS)
-        if isinstance(padding, paddings.OAEP) and padding.algorithm.name == padding.mgf._algorithm.name == "sha1":
-            return self._token_key.decrypt(ciphertext, Mechanism.RSA_PKCS_OAEP, (Mechanism.SHA_1, MGF.SHA1, padding._label or None))
-        raise UsageError("tokens decrypt PKCS #1 v1.5 and OAEP with SHA-1 only", standard="RFC 8017 7")
+        if isinstance(padding, paddings.OAEP):
+            digest, mask = padding.algorithm.name, padding.mgf._algorithm.name
+            if digest in _PSS_HASHES and mask in _PSS_HASHES:
+                parameter = (_PSS_HASHES[digest][0], _PSS_HASHES[mask][1], padding._label or None)
+                return self._token_key.decrypt(ciphertext, Mechanism.RSA_PKCS_OAEP, parameter)
+        raise UsageError("tokens decrypt PKCS #1 v1.5 and OAEP with SHA-1 or SHA-2 only", standard="RFC 8017 7")
 
     def private_numbers(self) -> NoReturn:
         """Refuse."""

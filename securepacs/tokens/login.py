@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,14 @@ from pkcs11 import TokenFlag
 from securepacs.errors import PinIncorrect, PinLocked, TokenError, TokenNotPresent
 from securepacs.tokens import p11kit
 from securepacs.tokens.openssl_queue import shielded
+from securepacs.tokens.pcsc import PivReader, is_piv
 from securepacs.tokens.uri import TokenUri
 
 PinSource = Callable[[], str]
 
 _UNBLOCK = "unblock it with the PUK, or ask who issued the card"
-_REFUSED = (pkcs11.PinIncorrect, pkcs11.PinInvalid, pkcs11.PinLenRange)
+REFUSED = (pkcs11.PinIncorrect, pkcs11.PinInvalid, pkcs11.PinLenRange)
+_PIV_TRIES = 3  # what cards come with; those set to more read "ok" until three are left
 _BROKEN = (pkcs11.GeneralError, pkcs11.DeviceError, pkcs11.FunctionFailed)
 _ABSENT = (pkcs11.DeviceRemoved, pkcs11.TokenNotPresent, pkcs11.TokenNotRecognised, pkcs11.SlotIDInvalid)
 
@@ -47,7 +49,11 @@ LOST = (
 
 @dataclass(frozen=True, slots=True)
 class TokenInfo:
-    """What a token says of itself. `pin` is ok, count-low, final-try, locked or not-set."""
+    """What a token says of itself. `pin` is ok, count-low, final-try, locked or not-set.
+
+    `tries_left` is known of PIV cards only, while nobody is logged in.
+    `pin_pad`: the PIN (or finger) is given at the reader, never to this program (CKF_PROTECTED_AUTHENTICATION_PATH).
+    """
 
     label: str
     serial: str
@@ -56,6 +62,8 @@ class TokenInfo:
     pin: str
     login_required: bool
     module: Path
+    pin_pad: bool = False
+    tries_left: int | None = None
 
     @property
     def uri(self) -> str:
@@ -64,14 +72,16 @@ class TokenInfo:
 
 
 @contextmanager
-def token_errors() -> Iterator[None]:
-    """Turn python-pkcs11's errors into ours; only their names are passed on, never their texts."""
+def token_errors(passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn python-pkcs11's errors into ours, except `passing`; only their names are passed on, never their texts."""
     try:
         with shielded():
             yield
+    except passing:
+        raise
     except pkcs11.PinLocked:
         raise PinLocked("the PIN is locked", hint=_UNBLOCK) from None
-    except _REFUSED:
+    except REFUSED:
         raise PinIncorrect from None
     except _ABSENT:
         raise TokenNotPresent("the token was removed") from None
@@ -104,7 +114,19 @@ def describe(token: Any, module: Path) -> TokenInfo:
     """Return the token's own description with the state of its PIN at the moment `token` was read."""
     serial = token.serial.decode("utf-8", "replace").rstrip("\0 ")
     login_required = bool(token.flags & TokenFlag.LOGIN_REQUIRED)
-    return TokenInfo(token.label, serial, token.manufacturer_id, token.model, _pin_state(token.flags), login_required, module)
+    pin_pad = bool(token.flags & TokenFlag.PROTECTED_AUTHENTICATION_PATH)
+    return TokenInfo(
+        token.label, serial, token.manufacturer_id, token.model, _pin_state(token.flags), login_required, module, pin_pad
+    )
+
+
+def describe_with_tries(token: Any, module: Path) -> TokenInfo:
+    """Return `describe` with the tries that a PIV card itself tells: OpenSC's flags lag behind the card."""
+    info, tries = describe(token, module), piv_tries(token)
+    if tries is None:
+        return info
+    state = ("locked", "final-try", "count-low")[tries] if tries < _PIV_TRIES else "ok"
+    return replace(info, pin=state, tries_left=tries)
 
 
 def _pin_state(flags: Any) -> str:
@@ -189,6 +211,75 @@ class Login:
                 self._logout()
                 _logins.pop(self.uri.serial, None)
 
+    @shielded()
+    def alive(self) -> bool:
+        """Tell whether this process is logged in now."""
+        with lock:
+            return self._alive()
+
+    @shielded()
+    def log_out(self) -> None:
+        """End the login; the next `ensure` logs in again, also after a refusal."""
+        with lock:
+            self._logout()
+            self._refused = False
+
+    def refusal(self) -> PinIncorrect | PinLocked:
+        """Return the error for a PIN that the token refused just now."""
+        return refusal(find_token(self.uri))
+
+    @shielded()
+    def change_pin(self, old: PinSource, new: PinSource) -> None:
+        """Replace the PIN with one C_SetPIN in a session that is not logged in."""
+        with lock:
+            token = self._unlocked_token()
+            current, wanted = old(), new()
+            self._logout()
+            with self._session_for(token) as session:
+                try:
+                    session.set_pin(current, wanted)
+                except pkcs11.PinLenRange:
+                    raise TokenError("the token does not take a PIN of this length", hint="PIV: 6 to 8 digits") from None
+            self._refused = False
+
+    @shielded()
+    def unblock(self, so_pin: PinSource, new: PinSource) -> None:
+        """Set a new PIN as security officer (C_InitPIN)."""
+        with lock:
+            secret, wanted = so_pin(), new()
+            self._logout()
+            # a security officer logs in only where no read-only session is left: python-pkcs11 leaves one behind each refused PIN
+            p11kit.restarted(self.uri.module_path)
+            token = find_token(self.uri)
+            with self._session_for(token, so_pin=secret) as session, token_errors():
+                session.init_pin(wanted)
+            self._refused = False
+
+    @contextmanager
+    def _session_for(self, token: Any, **login: str) -> Iterator[Any]:
+        session = None
+        try:
+            try:
+                session = token.open(rw=True, **login)
+                yield session
+            except pkcs11.PinLocked:
+                raise PinLocked("the security officer's PIN is locked" if login else "the PIN is locked", hint=_UNBLOCK) from None
+            except REFUSED:
+                raise (PinIncorrect("the security officer's PIN is incorrect") if login else self.refusal()) from None
+            except pkcs11.PKCS11Error:
+                with token_errors():
+                    raise
+        finally:
+            if session is not None:
+                close_quietly(session)
+
+    def _unlocked_token(self) -> Any:
+        token = find_token(self.uri)
+        _refuse_locked(token)
+        if token.flags & TokenFlag.PROTECTED_AUTHENTICATION_PATH:
+            raise TokenError("the PIN of this token is changed at its reader", hint="use the program of the token's vendor")
+        return token
+
     def _alive(self) -> bool:
         if self._session is None or self._pid != os.getpid():
             return False
@@ -201,15 +292,14 @@ class Login:
         return True
 
     def _login(self, token: Any, pin: PinSource, *, inherited: bool = False) -> None:
-        if token.flags & TokenFlag.USER_PIN_LOCKED:
-            raise PinLocked("the PIN is locked", hint=_UNBLOCK)
+        _refuse_locked(token)
         has_pin_pad = bool(token.flags & TokenFlag.PROTECTED_AUTHENTICATION_PATH)
         secret = pkcs11.PROTECTED_AUTH if has_pin_pad else pin()
         try:
             self._session = token.open(user_pin=secret)
-        except _REFUSED:
+        except REFUSED:
             self._refused = True
-            raise _refusal(find_token(self.uri).flags) from None
+            raise self.refusal() from None
         except pkcs11.UserAlreadyLoggedIn:
             if not inherited:
                 raise TokenError("another part of this process is logged in, so the PIN could not be checked") from None
@@ -239,10 +329,31 @@ def login_for(uri: TokenUri) -> Login:
 _logins: dict[str, Login] = {}
 
 
-def _refusal(flags: Any) -> PinIncorrect | PinLocked:
-    if flags & TokenFlag.USER_PIN_LOCKED:
+def _refuse_locked(token: Any) -> None:
+    """Raise PinLocked without spending a try; a PIV card is asked itself, because its flags stay behind an unblocking."""
+    if token.flags & TokenFlag.USER_PIN_LOCKED and piv_tries(token) in (None, 0):
+        raise PinLocked("the PIN is locked", hint=_UNBLOCK)
+
+
+def refusal(token: Any) -> PinIncorrect | PinLocked:
+    """Return the error for a refused PIN, with the tries left: from the card itself (PIV), else as far as the flags tell."""
+    tries = piv_tries(token)
+    if tries == 0 or token.flags & TokenFlag.USER_PIN_LOCKED:
         return PinLocked("the PIN was wrong and is locked now", hint=_UNBLOCK)
-    return PinIncorrect(tries_left=1 if flags & TokenFlag.USER_PIN_FINAL_TRY else None)
+    if tries is None and token.flags & TokenFlag.USER_PIN_FINAL_TRY:
+        tries = 1
+    return PinIncorrect(tries_left=tries)
+
+
+def piv_tries(token: Any) -> int | None:
+    """Return how many wrong PINs a PIV card still takes, asked of the card itself; None for other tokens and without PC/SC."""
+    if not is_piv(token.manufacturer_id):
+        return None
+    try:
+        with PivReader.of_slot(token.slot.slot_description) as reader:
+            return reader.tries_left()
+    except TokenError:
+        return None
 
 
 def close_quietly(session: Any) -> None:

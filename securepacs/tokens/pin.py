@@ -10,13 +10,16 @@ import os
 import stat
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from securepacs.errors import ConfigError, TokenError, UsageError
 
 PinSource = Callable[[], str]
 
 _PIN_LIMIT = 1024
+_PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 
 def pin_source(*, pin_file: Path | None = None, pin_env: str | None = None, prompt: str | None = None) -> PinSource:
@@ -28,20 +31,50 @@ def pin_source(*, pin_file: Path | None = None, pin_env: str | None = None, prom
     if pin_file is not None and pin_env is not None:
         raise UsageError("--pin-file and --pin-env exclude each other")
     if pin_file is not None:
-        return lambda: _from_file(pin_file)
+        return lambda: _guarded(_from_file, pin_file)
     if pin_env is not None:
-        secret = os.environ.pop(pin_env, None)
-        if secret is None:
-            raise ConfigError(f"the environment variable {pin_env} is not set", key="pin-env")
+        no_core_dumps()
+        secret = _take_from_environment(pin_env)
         return lambda: secret
     if prompt is not None:
-        return lambda: _from_terminal(prompt)
+        return lambda: _guarded(_from_terminal, prompt)
     return _refuse
 
 
 def as_bytes(source: PinSource) -> Callable[[], bytes]:
     """Turn a PIN source into the password source that `tokens.software` takes (UTF-8)."""
     return lambda: source().encode()
+
+
+def no_core_dumps() -> None:
+    """Keep the memory of this process, which holds a PIN, out of core dumps and away from other programs of the same user."""
+    import ctypes
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError, AttributeError):  # Linux only; a pipe as core_pattern ignores the limit
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _guarded(read: Callable[[Any], str], place: Any) -> str:
+    no_core_dumps()
+    return read(place)
+
+
+def _take_from_environment(name: str) -> str:
+    """Return the variable's value and wipe it, also where the kernel shows it (/proc/PID/environ)."""
+    import ctypes
+
+    secret = os.environ.get(name)
+    if secret is None:
+        raise ConfigError(f"the environment variable {name} is not set", key="pin-env")
+    getenv = ctypes.CDLL(None).getenv
+    getenv.restype = ctypes.c_void_p
+    place = getenv(os.fsencode(name))
+    if place:
+        ctypes.memset(place, 0, len(os.fsencode(secret)))
+    del os.environ[name]
+    return secret
 
 
 def _from_file(path: Path) -> str:

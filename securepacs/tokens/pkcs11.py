@@ -8,9 +8,7 @@ Certificates of issuers are usually not on the card: give the chain separately.
 from __future__ import annotations
 
 import os
-import threading
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -25,21 +23,22 @@ from pkcs11 import Attribute, KeyType, MechanismFlag, ObjectClass
 from pkcs11.util.ec import encode_ec_public_key, encode_named_curve_parameters
 from pkcs11.util.rsa import encode_rsa_public_key
 
-from securepacs.errors import TokenError, UsageError
+from securepacs.errors import TokenError, TokenNotPresent, UsageError
 from securepacs.tokens.credential import Assurance, Credential
 from securepacs.tokens.delegates import Pkcs11EllipticCurvePrivateKey, Pkcs11RSAPrivateKey
 from securepacs.tokens.login import (
-    LOST,
     PinSource,
     TokenInfo,
     close_quietly,
     describe,
+    describe_with_tries,
     find_token,
     login_for,
     present_tokens,
     token_errors,
 )
-from securepacs.tokens.openssl_queue import shielded
+from securepacs.tokens.pcsc import PIV_LOGIN_KEYS, PivReader, is_piv
+from securepacs.tokens.session_key import SessionKey, attribute
 from securepacs.tokens.software import order_chain
 from securepacs.tokens.uri import TokenUri
 
@@ -50,91 +49,12 @@ _RSA_BITS = {"rsa-2048": 2048, "rsa-3072": 3072}
 _SECP256R1 = "1.2.840.10045.3.1.7"
 _ID_BYTES = 16
 _PRIVATE = {Attribute.PRIVATE: True, Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False}
-_LOST_OR_BROKEN = (*LOST, pkcs11.GeneralError)
-_BAD_CIPHERTEXT = (
-    pkcs11.DataInvalid,
-    pkcs11.DataLenRange,
-    pkcs11.EncryptedDataInvalid,
-    pkcs11.EncryptedDataLenRange,
-    pkcs11.GeneralError,  # SoftHSM's answer to wrong padding
-)
 
 
 def list_tokens(module: Path) -> list[TokenInfo]:
     """Return the initialized tokens that `module` sees at this moment; needs no PIN."""
     with token_errors():
-        return [describe(token, module) for token in present_tokens(module)]
-
-
-class _SessionKey:
-    """One private key on the token, found by CKA_ID: its own session and lock."""
-
-    def __init__(self, owner: Pkcs11Token, key_id: bytes) -> None:
-        self._owner = owner
-        self._id = key_id
-        self._lock = threading.Lock()
-        self._session: Any = None
-        self._key: Any = None
-        self._pid = 0
-        _session_keys.add(self)
-
-    def sign(self, data: bytes, mechanism: Any, parameter: Any = None) -> bytes:
-        with token_errors():
-            return self._use(
-                lambda key, **pin: key.sign(data, mechanism=mechanism, mechanism_param=parameter, **pin), _LOST_OR_BROKEN
-            )
-
-    def decrypt(self, data: bytes, mechanism: Any, parameter: Any = None) -> bytes:
-        with token_errors():
-            try:
-                return self._use(lambda key, **pin: key.decrypt(data, mechanism=mechanism, mechanism_param=parameter, **pin))
-            except _BAD_CIPHERTEXT:
-                raise ValueError("Decryption failed") from None
-
-    def _use(self, operation: Callable[..., bytes], lost: tuple[type[Exception], ...] = LOST) -> bytes:
-        with self._lock:
-            if self._key is not None and self._pid == os.getpid():
-                try:
-                    return operation(self._key, **self._pin)
-                except lost:
-                    close_quietly(self._session)
-            self._open()
-            return operation(self._key, **self._pin)
-
-    def _open(self) -> None:
-        self._key = None
-        self._session = self._owner.open_session()
-        self._pid = os.getpid()
-        found = list(self._session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.ID: self._id}))
-        if len(found) != 1:
-            close_quietly(self._session)
-            raise TokenError("the private key is not on the token")
-        self._key = found[0]
-
-    @property
-    def _pin(self) -> dict[str, str]:
-        """PIN for keys that want it for every single use (PIV 9C); asked anew each time."""
-        return {"pin": self._owner.ask_pin()} if _attribute(self._key, Attribute.ALWAYS_AUTHENTICATE) else {}
-
-    def close(self) -> None:
-        with self._lock, shielded():
-            if self._key is not None and self._pid == os.getpid():
-                close_quietly(self._session)
-            self._key = None
-
-    def after_fork(self) -> None:
-        self._lock = threading.Lock()
-
-
-_session_keys: weakref.WeakSet[_SessionKey] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for key in list(_session_keys):
-        key.after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+        return [describe_with_tries(token, module) for token in present_tokens(module)]
 
 
 class Pkcs11Token:
@@ -143,7 +63,7 @@ class Pkcs11Token:
     def __init__(self, uri: TokenUri, pin: PinSource | None) -> None:
         self._uri = uri
         self._pin = pin
-        self._keys: list[_SessionKey] = []
+        self._keys: list[SessionKey] = []
         self._closed = False
         self._login = login_for(uri)
         try:
@@ -178,7 +98,7 @@ class Pkcs11Token:
 
     def info(self) -> TokenInfo:
         """Return the token's description as it is now, with the state of its PIN."""
-        return describe(find_token(self._login.uri), self._uri.module_path)
+        return describe_with_tries(find_token(self._login.uri), self._uri.module_path)
 
     def open_session(self, *, rw: bool = False) -> Any:
         """Return a new session of python-pkcs11, logged in when this object has a PIN; the caller closes it."""
@@ -190,7 +110,58 @@ class Pkcs11Token:
         """Return the PIN for a key that wants it for every use."""
         if self._pin is None:
             raise TokenError("the key needs a PIN")
+        if describe(find_token(self._login.uri), self._uri.module_path).pin_pad:
+            raise TokenError("the key wants its PIN for every use, which is not possible with a PIN pad")
         return self._pin()
+
+    def refusal(self) -> TokenError:
+        """Return what to raise when the PIN for one use was refused: PinLocked, or PinIncorrect with the tries left."""
+        return self._login.refusal()
+
+    def reader(self) -> str:
+        """Return the description of the slot the token is in: for a card, the name of its reader."""
+        return str(find_token(self._login.uri).slot.slot_description)
+
+    def present(self) -> bool:
+        """Tell whether the token is there at this moment; needs no PIN."""
+        try:
+            find_token(self._login.uri)
+        except TokenNotPresent:
+            return False
+        return True
+
+    def logged_in(self) -> bool:
+        """Tell whether a key could be used now without asking for the PIN."""
+        return self._login.alive()
+
+    def log_out(self) -> None:
+        """End the login of this process at the token; the next use of a key asks for the PIN again."""
+        self._login.log_out()
+
+    def log_in(self) -> None:
+        """Ask for the PIN and check it by one login, now; after a refusal, too."""
+        if self._pin is None:
+            raise TokenError("a PIN is needed to log in")
+        self._login.authenticate(self._pin)
+
+    def change_pin(self, *, old: PinSource, new: PinSource) -> None:
+        """Replace the PIN (PKCS #11 C_SetPIN): exactly one try with the old one; PinIncorrect, PinLocked as with `open`.
+
+        A program that still holds the old PIN must be given the new one. A new PIN that the token does not take raises TokenError.
+        """
+        self._login.change_pin(old, new)
+
+    def unblock(self, *, puk: PinSource, new: PinSource) -> None:
+        """Set a new PIN and all tries back, with the PUK (PIV, SP 800-73-4 3.2.3) or security officer PIN (others, C_InitPIN).
+
+        Exactly one try with the PUK. PinIncorrect and PinLocked are about the PUK: a card whose PUK is locked is lost.
+        """
+        if is_piv(self.info().manufacturer):
+            with PivReader.of_slot(find_token(self._login.uri).slot.slot_description) as reader:
+                reader.reset_retry_counter(puk=puk(), new=new())
+            self._login.log_out()
+        else:
+            self._login.unblock(puk, new)
 
     def certificates(self) -> list[tuple[str, bytes, x509.Certificate]]:
         """Return label, CKA_ID and certificate of everything on the token that is an X.509 certificate; needs no PIN."""
@@ -202,10 +173,18 @@ class Pkcs11Token:
         with self._session() as session:
             stored = list(_certificates(session))
             keys = list(session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY}))
-            with_key = {_attribute(key, Attribute.ID) for key in keys}
+            with_key = {attribute(key, Attribute.ID) for key in keys}
+            manufacturer = session.token.manufacturer_id
         others = [certificate for _, _, certificate in stored]
         return [
-            Credential(certificate, self._delegate(key_id, public_key), order_chain(certificate, others), Assurance.HARDWARE, label)
+            Credential(
+                certificate,
+                self._delegate(key_id, public_key),
+                order_chain(certificate, others),
+                Assurance.HARDWARE,
+                label,
+                login_only=is_piv(manufacturer) and key_id in PIV_LOGIN_KEYS,
+            )
             for label, key_id, certificate in stored
             if key_id in with_key
             and self._uri.object in ("", label)
@@ -261,7 +240,7 @@ class Pkcs11Token:
                 close_quietly(session)
 
     def _delegate(self, key_id: bytes, public_key: RSAPublicKey | EllipticCurvePublicKey) -> DelegateKey:
-        key = _SessionKey(self, key_id)
+        key = SessionKey(self, key_id)
         self._keys.append(key)
         if isinstance(public_key, RSAPublicKey):
             return Pkcs11RSAPrivateKey(key, public_key)
@@ -295,20 +274,12 @@ def _allows(credential: Credential, key_usage: str) -> bool:
 
 def _certificates(session: Any) -> Iterator[tuple[str, bytes, x509.Certificate]]:
     for stored in list(session.get_objects({Attribute.CLASS: ObjectClass.CERTIFICATE})):
-        value = _attribute(stored, Attribute.VALUE)
+        value = attribute(stored, Attribute.VALUE)
         try:
             certificate = x509.load_der_x509_certificate(value or b"")
         except (ValueError, x509.InvalidVersion):
             continue  # attribute certificates and leftovers are of no use here
-        yield _attribute(stored, Attribute.LABEL) or "", _attribute(stored, Attribute.ID) or b"", certificate
-
-
-def _attribute(stored: Any, name: Any) -> Any:
-    """Return an attribute, None when the token does not have it."""
-    try:
-        return stored[name]
-    except (pkcs11.AttributeTypeInvalid, pkcs11.AttributeSensitive, pkcs11.AttributeValueInvalid, pkcs11.FunctionFailed):
-        return None
+        yield attribute(stored, Attribute.LABEL) or "", attribute(stored, Attribute.ID) or b"", certificate
 
 
 def _public_key(stored: Any) -> RSAPublicKey | EllipticCurvePublicKey:

@@ -113,8 +113,11 @@ def test_nothing_comes_out(rsa_key: Any, ec_key: Any) -> None:
 
 
 def test_what_tokens_do_not_do(rsa_key: Any, ec_key: Any) -> None:
+    md5_oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.MD5(), None)
     sha256_oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
     with pytest.raises(UsageError):
+        rsa_key.decrypt(bytes(256), md5_oaep)
+    with pytest.raises(TokenError, match="does not decrypt with RSA_PKCS_OAEP"):  # SoftHSM knows OAEP with SHA-1 only
         rsa_key.decrypt(bytes(256), sha256_oaep)
     with pytest.raises(UsageError):
         rsa_key.sign(DATA, sha256_oaep, hashes.SHA256())

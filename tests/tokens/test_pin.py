@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,28 @@ def test_the_environment_variable_is_read_once_and_wiped(monkeypatch: pytest.Mon
     assert as_bytes(source)() == b"1234"
     with pytest.raises(ConfigError):
         pin_source(pin_env="SECUREPACS_TEST_PIN")
+
+
+def test_a_pin_stays_in_neither_environment_nor_core_dump() -> None:
+    """In a process of its own: the kernel shows the environment that a process started with, and the limits stay."""
+    script = """
+import resource, ctypes
+from securepacs.tokens.pin import pin_source
+before = b"hush-4711" in open("/proc/self/environ", "rb").read()
+source = pin_source(pin_env="SECUREPACS_TEST_PIN")
+after = b"hush-4711" in open("/proc/self/environ", "rb").read()
+dumpable = ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)  # PR_GET_DUMPABLE
+print(before, after, dumpable, resource.getrlimit(resource.RLIMIT_CORE), source() == "hush-" + "4711")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "SECUREPACS_TEST_PIN": "hush-4711"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "True False 0 (0, 0) True\n"
 
 
 def test_both_sources_exclude_each_other(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -149,7 +151,7 @@ def test_a_pin_of_impossible_length_is_a_wrong_pin(pin: str) -> None:
 )
 def test_what_flags_say_about_tries(flags: int, state: str, error: type[TokenError], tries: int | None) -> None:
     assert login._pin_state(flags) == state
-    refusal = login._refusal(flags)
+    refusal = login.refusal(SimpleNamespace(flags=flags, manufacturer_id="SoftHSM project"))
     assert type(refusal) is error
     assert getattr(refusal, "tries_left", None) == tries
 
@@ -235,25 +237,36 @@ def test_a_closed_token_is_closed() -> None:
         sign(key)
 
 
-def test_two_threads_sign_at_once() -> None:
+def sign_in_threads(*, threads: int, signatures: int) -> None:
     token, _ = enrolled_token()
     failures: list[BaseException] = []
     with Pkcs11Token.open(token.uri, pin=token.pin_source) as opened:
-        keys = [rsa_key(opened), rsa_key(opened)]
+        keys = [rsa_key(opened) for _ in range(threads)]
 
-        def work(key: Any) -> None:
+        def work(number: int) -> None:
             try:
-                for _ in range(200):
-                    sign(key)
+                for turn in range(signatures):
+                    data = f"{number}/{turn}".encode()
+                    signature = keys[number].sign(data, padding.PKCS1v15(), hashes.SHA256())
+                    keys[number].public_key().verify(signature, data, padding.PKCS1v15(), hashes.SHA256())
             except BaseException as error:
                 failures.append(error)
 
-        threads = [threading.Thread(target=work, args=(key,)) for key in keys]
-        for thread in threads:
+        running = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+        for thread in running:
             thread.start()
-        for thread in threads:
+        for thread in running:
             thread.join()
     assert failures == []
+
+
+def test_threads_sign_at_once() -> None:
+    sign_in_threads(threads=8, signatures=50)
+
+
+@pytest.mark.full
+def test_many_threads_sign_much() -> None:
+    sign_in_threads(threads=8, signatures=1_000)
 
 
 def test_two_threads_share_one_key_while_another_logs_in() -> None:
@@ -322,6 +335,113 @@ except SecurePacsError as error:
     said = run_script(script, uri, pin, PKCS11SPY=str(token.module), PKCS11SPY_OUTPUT=str(log))
     assert said == f"{outcome}\n"
     assert log.read_text(errors="replace").count("C_Login\n") == 1
+
+
+def test_change_pin_and_unblock() -> None:
+    token = softhsm_token()
+    with Pkcs11Token.open(token.uri) as opened:
+        with pytest.raises(PinIncorrect):
+            opened.change_pin(old=lambda: WRONG, new=lambda: "654321")
+        with pytest.raises(TokenError, match="length"):
+            opened.change_pin(old=token.pin_source, new=lambda: "1")
+        opened.change_pin(old=token.pin_source, new=lambda: "654321")
+        with pytest.raises(PinIncorrect):
+            Pkcs11Token.open(token.uri, pin=token.pin_source)
+        with pytest.raises(PinIncorrect, match="security officer"):
+            opened.unblock(puk=lambda: WRONG, new=lambda: "111111")
+        opened.unblock(puk=lambda: token.so_pin, new=lambda: "111111")
+    with Pkcs11Token.open(token.uri, pin=lambda: "111111") as opened:
+        opened.generate(label="k", kind="p256")
+
+
+def test_log_out_and_in() -> None:
+    token, _ = enrolled_token()
+    asked = []
+
+    def pin() -> str:
+        asked.append(1)
+        return token.pin
+
+    with Pkcs11Token.open(token.uri, pin=pin) as opened:
+        key = rsa_key(opened)
+        sign(key)
+        assert opened.present()
+        assert opened.logged_in()
+        opened.log_out()
+        assert not opened.logged_in()
+        sign(key)
+        assert asked == [1, 1]
+        opened.log_in()
+        assert asked == [1, 1, 1]
+        sign(key)
+
+
+PIN_PAD = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <p11-kit/pkcs11.h>
+static CK_FUNCTION_LIST mine, *real;
+static CK_RV login(CK_SESSION_HANDLE session, CK_USER_TYPE user, CK_BYTE *pin, CK_ULONG size) {
+    FILE *log = fopen(getenv("PIN_PAD_LOG"), "a");
+    fprintf(log, "%s\\n", pin ? "from the program" : "at the reader");
+    fclose(log);
+    if (pin) return CKR_PIN_INCORRECT;
+    return real->C_Login(session, user, (CK_BYTE *)"123456", 6);
+}
+static CK_RV token_info(CK_SLOT_ID slot, CK_TOKEN_INFO *info) {
+    CK_RV result = real->C_GetTokenInfo(slot, info);
+    if (result == CKR_OK) info->flags |= CKF_PROTECTED_AUTHENTICATION_PATH;
+    return result;
+}
+CK_RV C_GetFunctionList(CK_FUNCTION_LIST **list) {
+    if (!real) {
+        void *module = dlopen(getenv("PIN_PAD_MODULE"), RTLD_NOW);
+        CK_RV (*get)(CK_FUNCTION_LIST **) = dlsym(module, "C_GetFunctionList");
+        CK_RV result = get(&real);
+        if (result) return result;
+        mine = *real;
+        mine.C_Login = login;
+        mine.C_GetTokenInfo = token_info;
+    }
+    *list = &mine;
+    return CKR_OK;
+}
+"""
+
+
+@pytest.mark.skipif(
+    not shutil.which("cc") or not Path("/usr/include/p11-kit-1").exists(), reason="cc or libp11-kit-dev is not installed"
+)
+def test_with_a_pin_pad_no_pin_is_asked_for(tmp_path: Path) -> None:
+    """SoftHSM behind a small module that takes the PIN itself, as a reader with keys or a fingerprint does."""
+    token, _ = enrolled_token()
+    source, module, log = tmp_path / "pad.c", tmp_path / "pad.so", tmp_path / "pad.log"
+    source.write_text(PIN_PAD)
+    subprocess.run(["cc", "-shared", "-fPIC", "-I/usr/include/p11-kit-1", "-o", module, source, "-ldl"], check=True, timeout=60)
+    module.chmod(0o755)
+    script = """
+import sys
+from securepacs.errors import TokenError
+from securepacs.tokens.pkcs11 import Pkcs11Token, open_credential
+def nobody():
+    raise SystemExit("a PIN was asked for")
+with open_credential(sys.argv[1], pin=nobody) as credential:
+    from securepacs.tokens.probe import proves_possession
+    print(proves_possession(credential.private_key))
+with Pkcs11Token.open(sys.argv[1]) as token:
+    print(token.info().pin_pad)
+    try:
+        token.change_pin(old=nobody, new=nobody)
+    except TokenError as error:
+        print(error)
+"""
+    uri = f"pkcs11:token={token.label};object=p256?module-path={module}"
+    said = run_script(script, uri, PIN_PAD_MODULE=str(token.module), PIN_PAD_LOG=str(log))
+    assert said == "True\nTrue\nthe PIN of this token is changed at its reader\n"
+    assert log.read_text() == "at the reader\n"
 
 
 def test_generate_and_write() -> None:

@@ -10,7 +10,7 @@ import typer
 
 from securepacs import __version__
 from securepacs.cli import output
-from securepacs_proxy.cli import check, demo, explain, run, status
+from securepacs_proxy.cli import agent, check, demo, explain, run, status
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 gateway = typer.Typer(help="The gateway and its configuration.", no_args_is_help=True, context_settings=_HELP)
 app.add_typer(gateway, name="gateway")
+app.add_typer(agent.app, name="agent")
 
 app.command("demo")(demo.demo)
 gateway.command("run")(run.run)
