@@ -433,7 +433,7 @@ def test_a_folder_that_looks_like_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_shipped_policy_has_an_id_and_a_reason() -> None:
-    assert len(SHIPPED.policy_ids) == len(set(SHIPPED.policy_ids)) == 20
+    assert len(SHIPPED.policy_ids) == len(set(SHIPPED.policy_ids)) == 24
     for found in SHIPPED._annotations.values():
         assert found["id"]
         assert found["reason"]

@@ -21,6 +21,7 @@ _US = struct.Struct("<H")
 class Status(IntEnum):
     """Statuses the gateway itself answers with (PS3.7 Annex C, PS3.4)."""
 
+    PROCESSING_FAILURE = 0x0110
     SOP_CLASS_NOT_SUPPORTED = 0x0122
     NOT_AUTHORIZED = 0x0124
     DATA_SET_DOES_NOT_MATCH_SOP_CLASS = 0xA900

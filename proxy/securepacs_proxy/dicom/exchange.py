@@ -16,7 +16,7 @@ from securepacs import codes
 from securepacs.audit.message import AuditMessage
 from securepacs.errors import MalformedError
 from securepacs.policy.subject import AccessRequest, Decision, Effect, Policy
-from securepacs_proxy.dicom import head, query
+from securepacs_proxy.dicom import head, query, services
 from securepacs_proxy.dicom.dimse import Command, Origin, Status, encode_response
 from securepacs_proxy.dicom.messages import Message, Phase
 from securepacs_proxy.dicom.negotiation import Context
@@ -31,6 +31,7 @@ MAX_DECISIONS = 1024
 MAX_REFUSALS = 4096  # each leaves a record: no association may fill the audit trail with them
 _PENDING = frozenset((0xFF00, 0xFF01))
 _WARNINGS = frozenset((0x0001, 0x0107, 0x0116))
+MAX_PROCEDURES = 256
 _IDENTIFIER = frozenset(("C-FIND", "C-GET", "C-MOVE"))
 
 
@@ -81,12 +82,13 @@ class Exchange:
         self._decisions: dict[AccessRequest, Decision] = {}
         self._outstanding: dict[Side, dict[int, Operation]] = {Side.REQUESTOR: {}, Side.ACCEPTOR: {}}
         self._tallies: dict[tuple[Side, str, str], Tally] = {}
+        self._procedures: dict[str, services.Procedure] = {}  # by SOP Instance UID: N-SET does not say whom it is about
         self._refusals = 0
 
     @property
     def kept(self) -> int:
         """Number of entries kept; bounded."""
-        return sum(map(len, self._outstanding.values())) + len(self._tallies) + len(self._decisions)
+        return sum(map(len, self._outstanding.values())) + len(self._tallies) + len(self._decisions) + len(self._procedures)
 
     def forget(self, policy: Policy) -> None:
         """A new policy is in force."""
@@ -148,8 +150,11 @@ class Exchange:
             self._outstanding[message.side][command.message_id].tally = self._begin(message.side, instance)
 
     def identifier(self, message: Message, data: bytes) -> None:
-        """Judge a C-FIND, C-GET or C-MOVE by its whole identifier and record it."""
+        """Judge a C-FIND, C-GET or C-MOVE by its whole identifier, an N-CREATE by its attribute list, and record it."""
         command, name = message.command, message.command.service.name
+        if name == "N-CREATE":
+            self._create(message, data)
+            return
         try:
             asked = query.read(data, message.transfer_syntax, limit=self._identifier_bytes)
         except MalformedError as error:
@@ -199,14 +204,39 @@ class Exchange:
         is_scp = context.scp if message.side is Side.REQUESTOR else context.scu
         if not (is_scu if service.origin is Origin.SCU else is_scp):
             self.refuse(message, Status.NOT_AUTHORIZED, "the sender has not negotiated the role for it")
-        elif service.name.startswith("C-") and command.sop_class_uid != context.abstract_syntax:
+        elif not services.belongs(command.sop_class_uid, context.abstract_syntax):
             self.refuse(message, Status.SOP_CLASS_NOT_SUPPORTED, "SOP Class is not that of the presentation context")
         elif service.name == "C-STORE":
             message.phase = Phase.HEAD
-        elif service.name in _IDENTIFIER:
+        elif service.name in _IDENTIFIER or (service.name == "N-CREATE" and command.has_data_set and _is_procedure(command)):
             message.phase = Phase.IDENTIFIER
-        else:
-            self._permitted(message, self._access(message))
+        elif self._permitted(message, self._access(message)):
+            self._record_done(message, self._procedures.get(command.sop_instance_uid, services.Procedure()))
+
+    def _create(self, message: Message, data: bytes) -> None:
+        """Judge the creation of a procedure step or work item, and remember whom it is about."""
+        try:
+            procedure = services.read_procedure(data, message.transfer_syntax, limit=self._identifier_bytes)
+        except MalformedError as error:
+            self.refuse(message, Status.PROCESSING_FAILURE, error.message)
+            return
+        studies = procedure.study_instance_uids
+        study = studies[0] if len(studies) == 1 else ""
+        request = replace(self._access(message), patient_id=procedure.patient_id, study_instance_uid=study)
+        if self._permitted(message, request):
+            if len(self._procedures) >= MAX_PROCEDURES:
+                self._procedures.clear()
+            self._procedures[message.command.sop_instance_uid] = procedure
+            self._record_done(message, procedure)
+
+    def _record_done(self, message: Message, procedure: services.Procedure) -> None:
+        """Record what a permitted N-service does to a procedure, or that it prints."""
+        command, name = message.command, message.command.service.name
+        action = services.procedure_action(name, command.sop_class_uid)
+        if action is not None:
+            self._effects.record(self._recorder.procedure(self.at, message.side, action, procedure, command))
+        elif services.prints(name, command.sop_class_uid):
+            self._effects.record(self._recorder.printed(self.at, message.side))
 
     def _access(self, message: Message) -> AccessRequest:
         return replace(
@@ -291,3 +321,7 @@ def _single_uid(values: dict[int, bytes], tag: int) -> str:
     if "\\" in text:
         raise MalformedError("an identifying UID has several values")
     return text
+
+
+def _is_procedure(command: Command) -> bool:
+    return services.procedure_action(command.service.name, command.sop_class_uid) is not None

@@ -15,7 +15,7 @@ from datetime import datetime
 
 from securepacs import codes
 from securepacs.audit import events
-from securepacs.audit.events import PatientObject, StudyObject, ae_titles, participant
+from securepacs.audit.events import PatientObject, StudyObject, ae_titles, media_participant, participant
 from securepacs.audit.message import (
     ActiveParticipant,
     AuditMessage,
@@ -25,6 +25,8 @@ from securepacs.audit.message import (
 )
 from securepacs.codes import CodedValue
 from securepacs.policy.subject import Decision, Subject, SubjectKind
+from securepacs_proxy.dicom.dimse import Command
+from securepacs_proxy.dicom.services import MODALITY_PERFORMED_PROCEDURE_STEP, Procedure
 from securepacs_proxy.events import Peer, Side
 
 UNKNOWN = "unknown"
@@ -148,6 +150,34 @@ class Recorder:
             sop_class_uid=sop_class_uid,
             identifier=identifier,
             transfer_syntax=transfer_syntax,
+        )
+
+    def procedure(
+        self, at: datetime, sender: Side, action: EventActionCode, procedure: Procedure, command: Command
+    ) -> AuditMessage:
+        """Procedure Record: a procedure step or work item is created, changed, read or deleted."""
+        acting, holding = self._ends(sender)
+        is_mpps = command.sop_class_uid == MODALITY_PERFORMED_PROCEDURE_STEP and bool(command.sop_instance_uid)
+        steps = (command.sop_instance_uid,) if is_mpps else ()
+        classes = {command.sop_class_uid: 1} if is_mpps else {}  # the schema wants one beside the MPPS
+        return events.procedure_record(
+            source=self._source,
+            at=at,
+            action=action,
+            users=(acting, replace(holding, UserIsRequestor=False)),
+            studies=tuple(StudyObject(study, classes, MPPS=steps) for study in procedure.study_instance_uids or (UNKNOWN,)),
+            patient=PatientObject(clean(procedure.patient_id)),
+        )
+
+    def printed(self, at: datetime, sender: Side) -> AuditMessage:
+        """Export: films are printed. Print requests name neither patient nor study: what is on the film is in the pixels."""
+        acting, printer = self._ends(sender)
+        return events.data_export(
+            source=self._source,
+            at=at,
+            users=(replace(acting, UserIsRequestor=True),),
+            media=media_participant(printer.UserID, media_type=codes.FILM, alternative=printer.AlternativeUserID),
+            patients=(PatientObject(""),),
         )
 
     def begin(self, at: datetime, tally: Tally) -> AuditMessage:
