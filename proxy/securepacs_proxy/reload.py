@@ -7,7 +7,7 @@ that no two processes ever work by different rules.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,9 @@ from securepacs.tls import TlsProfile, profile
 from securepacs.tokens.credential import Credential
 from securepacs_proxy.config import GatewayConfig, load, read_certificates, read_crl, read_private_key
 from securepacs_proxy.config.model import ListenerSection
+from securepacs_proxy.config.rules import calls_of
 from securepacs_proxy.identity import enrolment_of, identify_among
+from securepacs_proxy.ways import ClientTls, Egress, client_tls, egress_of
 
 _ATTEMPTS = 3
 _IDENTIFIED = 4096  # certificates whose subject is remembered: reading names and roles costs a quarter of a handshake
@@ -53,6 +55,8 @@ class Snapshot:
     policy: Policy
     listeners: tuple[Listener, ...]
     enrolment: tuple[Enrolment, ...]
+    egress: tuple[Egress, ...] = ()
+    client_tls: Mapping[str, ClientTls] = field(default_factory=dict, repr=False)
     identified: dict[x509.Certificate, Subject] = field(default_factory=dict, repr=False, compare=False)
 
     def source(self, process: str = "") -> AuditSourceIdentification:
@@ -91,9 +95,10 @@ def read_snapshot(path: Path) -> Snapshot:
         config = load(path)
         before = _digest(path, config)
         listeners = tuple(_listener(section, index) for index, section in enumerate(config.listeners))
+        egress, tls = egress_of(config), client_tls(config)
         policy = CedarPolicy.from_folder(config.policy.folder)
         if _digest(path, config) == before:
-            return Snapshot(path, before, config, policy, listeners, enrolment_of(config))
+            return Snapshot(path, before, config, policy, listeners, enrolment_of(config), egress, tls)
     raise ConfigError("the files of the configuration change while they are read", hint="reload again when they are complete")
 
 
@@ -101,6 +106,8 @@ def needs_restart(old: Snapshot, new: Snapshot) -> str:
     """Return the key of a setting that was changed and that a running gateway cannot change, "" when there is none."""
     if [(one.host, one.port) for one in old.listeners] != [(one.host, one.port) for one in new.listeners]:
         return "listener"
+    if [(one.host, one.port) for one in old.egress] != [(one.host, one.port) for one in new.egress]:
+        return "egress"
     one, other = old.config, new.config
     fixed = {
         "gateway.name": (one.gateway.name, other.gateway.name),
@@ -144,6 +151,8 @@ def _digest(path: Path, config: GatewayConfig) -> str:
 def _named_files(config: GatewayConfig) -> Iterable[Path]:
     for listener in config.listeners:
         yield from (listener.certificate, listener.key, *listener.trust, *listener.crls)
+    for _, call in calls_of(config):
+        yield from (*filter(None, (call.certificate, call.key)), *call.trust, *call.crls)
     if config.policy.folder is not None:
         yield from sorted(config.policy.folder.glob("*.cedar*"))
 

@@ -53,6 +53,10 @@ class AccessRequest:
     `action` is `Associate` or the DIMSE service (`C-STORE`, `C-FIND`, `C-MOVE`, `C-GET`, `C-ECHO`, `N-CREATE`, ...); `archive` the
     called AE title. Empty strings stand for what is not known. `toward_archive` is False for sub-operations and reports that the
     archive sends back.
+
+    `direction` is `ingress` for what peers ask of the archive, `egress` for what the archive sends out by itself through an inner
+    port; there `archive` is the called AE title outside. `move_originator` is the AE title that a C-STORE names as having moved,
+    `on_behalf_of` the user whose C-MOVE it belongs to.
     """
 
     subject: Subject
@@ -68,6 +72,9 @@ class AccessRequest:
     study_instance_uid: str = ""
     toward_archive: bool = True
     tls_version: str = ""
+    direction: str = "ingress"
+    move_originator: str = ""
+    on_behalf_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)

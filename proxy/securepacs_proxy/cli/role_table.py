@@ -12,6 +12,7 @@ from securepacs.policy.subject import AccessRequest, Subject, SubjectKind
 _MWL = "1.2.840.10008.5.1.4.31"
 _MPPS = "1.2.840.10008.3.1.2.3.3"
 _COMMITMENT = "1.2.840.10008.1.20.1"
+_WAY_OUT = {"direction": "egress", "toward_archive": False}
 _FILM_SESSION, _UPS = "1.2.840.10008.5.1.1.1", "1.2.840.10008.5.1.4.34.6.1"
 _CT, _SR, _PR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.88.11", "1.2.840.10008.5.1.4.1.1.11.1"
 _KO, _PDF = "1.2.840.10008.5.1.4.1.1.88.59", "1.2.840.10008.5.1.4.1.1.104.1"
@@ -24,6 +25,7 @@ _ROLE_NAMES_KOREAN = {
     "auditor": "감사자",
     "administrator": "관리자",
     "gateway_peer": "연계 게이트웨이",
+    "archive": "보관소",
 }
 
 
@@ -76,6 +78,8 @@ SERVICES = (
         "N-EVENT-REPORT",
         {"sop_class_uid": _COMMITMENT, "toward_archive": False},
     ),
+    Service("way out: C-STORE", "외부 전송: C-STORE", "C-STORE", {"sop_class_uid": _CT, **_WAY_OUT}),
+    Service("way out: N-EVENT-REPORT", "외부 전송: N-EVENT-REPORT", "N-EVENT-REPORT", {"sop_class_uid": _COMMITMENT, **_WAY_OUT}),
 )
 
 

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from securepacs.errors import ConfigError
 from securepacs.trust.files import parse_certificates, parse_crls, read_file
 from securepacs_proxy.config.model import GatewayConfig
+from securepacs_proxy.config.rules import calls_of
 
 _PEM_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 _OTHERS_MAY_ACCESS = stat.S_IRWXG | stat.S_IRWXO
@@ -24,6 +25,10 @@ def unusable_files(config: GatewayConfig) -> Iterator[ConfigError]:
         section = f"listener[{index}]"
         yield from _key_pair(section, listener.certificate, listener.key)
         yield from _lists(section, listener.trust, listener.crls)
+    for key, call in calls_of(config):
+        if call.certificate is not None and call.key is not None:
+            yield from _key_pair(key, call.certificate, call.key)
+        yield from _lists(key, call.trust, call.crls)
     if config.policy.folder is not None and not config.policy.folder.is_dir():
         hint = "create it, or leave the setting out for the shipped policies"
         yield ConfigError(f"{config.policy.folder} is not a folder", key="policy.folder", hint=hint)

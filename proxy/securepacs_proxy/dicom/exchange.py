@@ -19,9 +19,11 @@ from securepacs.policy.subject import AccessRequest, Decision, Effect, Policy
 from securepacs_proxy.dicom import head, query, services
 from securepacs_proxy.dicom.dimse import Command, Origin, Status, encode_response
 from securepacs_proxy.dicom.messages import Message, Phase
+from securepacs_proxy.dicom.moves import Move, Mover
 from securepacs_proxy.dicom.negotiation import Context
 from securepacs_proxy.dicom.pdu import encode_command_pdu
 from securepacs_proxy.dicom.records import Instance, Recorder, Tally, clean
+from securepacs_proxy.dicom.settings import EGRESS, RelaySettings
 from securepacs_proxy.dicom.wire import AbortReason, Violation
 from securepacs_proxy.events import Peer, Side
 
@@ -46,6 +48,7 @@ class Operation:
 
     message: Message
     tally: Tally | None = None
+    move: int | None = None
 
 
 @dataclass(slots=True)
@@ -68,8 +71,7 @@ class Exchange:
         recorder: Recorder,
         peer: Peer,
         effects: Effects,
-        *,
-        identifier_bytes: int,
+        settings: RelaySettings,
     ) -> None:
         self.at: datetime = template.at
         self._template = template
@@ -78,10 +80,13 @@ class Exchange:
         self._recorder = recorder
         self._peer = peer
         self._effects = effects
-        self._identifier_bytes = identifier_bytes
+        self._identifier_bytes = settings.identifier_bytes
+        self._moves = settings.moves
+        # who stands where the archive stands, seen from the one who calls
+        self._archive_side = Side.REQUESTOR if template.direction == EGRESS else Side.ACCEPTOR
         self._decisions: dict[AccessRequest, Decision] = {}
         self._outstanding: dict[Side, dict[int, Operation]] = {Side.REQUESTOR: {}, Side.ACCEPTOR: {}}
-        self._tallies: dict[tuple[Side, str, str], Tally] = {}
+        self._tallies: dict[tuple[Side, str, str, Mover | None], Tally] = {}
         self._procedures: dict[str, services.Procedure] = {}  # by SOP Instance UID: N-SET does not say whom it is about
         self._refusals = 0
 
@@ -101,6 +106,8 @@ class Exchange:
             for operation in operations.values():
                 if operation.tally is not None:
                     operation.tally.failed[operation.message.command.sop_class_uid] += 1
+                if operation.move is not None:
+                    self._moves.abandon(operation.move, self.at)
             operations.clear()
         for tally in self._tallies.values():
             self._record_tally(tally)
@@ -143,11 +150,14 @@ class Exchange:
             reason = "command and data set name different SOP Classes or Instances"
             self.refuse(message, Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, reason)
             return
-        request = self._access(message)
+        mover = self._mover(message, instance.study_instance_uid)
+        request = replace(
+            self._access(message), move_originator=command.move_originator, on_behalf_of=mover.user_id if mover else ""
+        )
         if self._policy.reads_study:
             request = replace(request, patient_id=instance.patient_id, study_instance_uid=instance.study_instance_uid)
         if self._permitted(message, request):
-            self._outstanding[message.side][command.message_id].tally = self._begin(message.side, instance)
+            self._outstanding[message.side][command.message_id].tally = self._begin(message.side, instance, mover)
 
     def identifier(self, message: Message, data: bytes) -> None:
         """Judge a C-FIND, C-GET or C-MOVE by its whole identifier, an N-CREATE by its attribute list, and record it."""
@@ -177,6 +187,10 @@ class Exchange:
         elif name == "C-MOVE":
             for record in self._recorder.move(self.at, command.move_destination, studies, asked.patient_id):
                 self._effects.record(record)
+            move = Move(
+                self._template.calling_ae_title, command.message_id, command.move_destination, self._recorder.mover, studies
+            )
+            self._outstanding[message.side][command.message_id].move = self._moves.begin(move)
 
     def refuse(self, message: Message, status: Status, reason: str) -> None:
         """Answer with `status` once the data set is swallowed, and raise the alarm. `reason` holds no patient data."""
@@ -244,7 +258,7 @@ class Exchange:
             action=message.command.service.name,
             at=self.at.replace(second=0, microsecond=0),
             sop_class_uid=message.command.sop_class_uid,
-            toward_archive=message.side is Side.REQUESTOR,
+            toward_archive=message.side is not self._archive_side,
         )
 
     def _permitted(self, message: Message, request: AccessRequest) -> bool:
@@ -284,18 +298,30 @@ class Exchange:
         if command.status in _PENDING and command.service.pending:
             return
         del operations[command.message_id]
+        if operation.move is not None:
+            self._moves.end(operation.move)
         if operation.tally is not None and command.status is not None:
             counter = operation.tally.transferred if transferred(command.status) else operation.tally.failed
             counter[request.command.sop_class_uid] += 1
 
-    def _begin(self, sender: Side, instance: Instance) -> Tally:
+    def _mover(self, message: Message, study: str) -> Mover | None:
+        """Return who asked for a C-STORE that the archive sends out; None when nobody can be named for certain."""
+        command = message.command
+        if not command.move_originator or message.side is not self._archive_side or self._archive_side is Side.ACCEPTOR:
+            return None
+        found = self._moves.movers(
+            command.move_originator, command.move_originator_message_id, self._template.archive, study, self.at
+        )
+        return found[0] if len(found) == 1 else None
+
+    def _begin(self, sender: Side, instance: Instance, mover: Mover | None) -> Tally:
         """Count the instance to its study; record the study's first one before it goes."""
-        key = (sender, instance.study_instance_uid, instance.patient_id)
+        key = (sender, instance.study_instance_uid, instance.patient_id, mover)
         tally = self._tallies.get(key)
         if tally is None:
             if len(self._tallies) >= MAX_TALLIES:
                 self._record_oldest()
-            tally = self._tallies[key] = Tally(sender, instance.study_instance_uid, clean(instance.patient_id))
+            tally = self._tallies[key] = Tally(sender, instance.study_instance_uid, clean(instance.patient_id), mover)
             self._effects.record(self._recorder.begin(self.at, tally))
         if instance.accession_number and len(tally.accession_numbers) < MAX_TALLIES:
             tally.accession_numbers.add(clean(instance.accession_number))

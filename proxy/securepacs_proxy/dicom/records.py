@@ -26,6 +26,7 @@ from securepacs.audit.message import (
 from securepacs.codes import CodedValue
 from securepacs.policy.subject import Decision, Subject, SubjectKind
 from securepacs_proxy.dicom.dimse import Command
+from securepacs_proxy.dicom.moves import Mover
 from securepacs_proxy.dicom.services import MODALITY_PERFORMED_PROCEDURE_STEP, Procedure
 from securepacs_proxy.events import Peer, Side
 
@@ -51,6 +52,7 @@ class Tally:
     sender: Side
     study_instance_uid: str
     patient_id: str
+    mover: Mover | None = None
     accession_numbers: set[str] = field(default_factory=set)
     transferred: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
@@ -75,6 +77,8 @@ class Recorder:
         self._caller = participant(UNKNOWN)
         self._archive = participant(UNKNOWN)
         self._is_person = False
+        self.mover = Mover(UNKNOWN)
+        """The caller, as one who may ask for a C-MOVE."""
 
     def peer_is(self, subject: Subject, peer: Peer) -> None:
         """The caller was authenticated. The role that authorised a person is written with the person (ITI-20 3.20.7)."""
@@ -84,6 +88,8 @@ class Recorder:
         self._caller = participant(
             clean(subject.user_id) or UNKNOWN, requestor=True, roles=roles if self._is_person else (), name=name, host=peer.host
         )
+        named = tuple(role.csd_code for role in roles) if self._is_person else ()
+        self.mover = Mover(self._caller.UserID, name, named, peer.host)
 
     def association_is(self, calling: str, called: str, host: str) -> None:
         """The request named the AE titles; `host` is where the archive is thought to be."""
@@ -182,12 +188,13 @@ class Recorder:
 
     def begin(self, at: datetime, tally: Tally) -> AuditMessage:
         """Begin Transferring DICOM Instances: the first instance of a study is about to go."""
-        sender, receiver = self._ends(tally.sender)
+        sender, receiver, others = self._parties(tally)
         return events.begin_transferring(
             source=self._source,
             at=at,
             sender=sender,
             receiver=receiver,
+            others=others,
             studies=tally.studies(Counter()),
             patient=PatientObject(tally.patient_id),
         )
@@ -216,7 +223,7 @@ class Recorder:
     def _transferred(
         self, at: datetime, tally: Tally, instances: Counter[str], outcome: EventOutcomeIndicator, description: str
     ) -> AuditMessage:
-        sender, receiver = self._ends(tally.sender)
+        sender, receiver, others = self._parties(tally)
         return events.instances_transferred(
             source=self._source,
             at=at,
@@ -224,11 +231,22 @@ class Recorder:
             action=EventActionCode.READ,
             sender=sender,
             receiver=receiver,
+            others=others,
             studies=tally.studies(instances),
             patient=PatientObject(tally.patient_id),
             outcome=outcome,
             description=description,
         )
+
+    def _parties(self, tally: Tally) -> tuple[ActiveParticipant, ActiveParticipant, tuple[ActiveParticipant, ...]]:
+        """Return sender, receiver and, of the sub-operations of a C-MOVE, the one who moved: that is then the requestor."""
+        sender, receiver = self._ends(tally.sender)
+        if tally.mover is None:
+            return sender, receiver, ()
+        who = tally.mover
+        roles = tuple(CodedValue(role, "99SECUREPACS", role) for role in who.roles)
+        mover = participant(who.user_id, requestor=True, roles=roles, name=who.name, host=who.host)
+        return replace(sender, UserIsRequestor=False), replace(receiver, UserIsRequestor=False), (mover,)
 
     def _ends(self, sender: Side) -> tuple[ActiveParticipant, ActiveParticipant]:
         ends = (self._caller, self._archive)

@@ -23,7 +23,7 @@ from securepacs_proxy.dicom.messages import Bounds, MessageStream
 from securepacs_proxy.dicom.outbox import Outbox
 from securepacs_proxy.dicom.pdu import Abort, AssociateRJ, AssociateRQ, PduType
 from securepacs_proxy.dicom.records import Recorder
-from securepacs_proxy.dicom.settings import RelaySettings
+from securepacs_proxy.dicom.settings import INGRESS, RelaySettings
 from securepacs_proxy.dicom.state import TRANSITIONS, Action, State
 from securepacs_proxy.dicom.stream import PduStream
 from securepacs_proxy.dicom.wire import AbortReason, Violation
@@ -243,6 +243,8 @@ class DicomRelay:
             at=self._at,
             calling_ae_title=request.calling_ae_title,
             tls_version=self._peer.tls_version if self._peer else "",
+            direction=self._settings.direction,
+            toward_archive=self._settings.direction == INGRESS,
         )
 
     def _login(self, request: AssociateRQ) -> None:
@@ -266,7 +268,7 @@ class DicomRelay:
             self._recorder,
             self._peer,
             Effects(self._outbox.record, self._answer, self._boundary),
-            identifier_bytes=self._settings.identifier_bytes,
+            self._settings,
         )
         for messages in self._messages.values():
             messages.establish(self._exchange)
