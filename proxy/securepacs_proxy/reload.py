@@ -22,9 +22,11 @@ from securepacs.policy.roles import Enrolment
 from securepacs.policy.subject import Policy, Subject
 from securepacs.tls import TlsProfile, profile
 from securepacs.tokens.credential import Credential
+from securepacs_proxy.assertions import identity_rules
 from securepacs_proxy.config import GatewayConfig, load, read_certificates, read_crl, read_private_key
 from securepacs_proxy.config.model import ListenerSection
 from securepacs_proxy.config.rules import calls_of
+from securepacs_proxy.dicom.user_identity import Certified, IdentityRules
 from securepacs_proxy.identity import enrolment_of, identify_among
 from securepacs_proxy.ways import ClientTls, Egress, client_tls, egress_of
 
@@ -57,6 +59,7 @@ class Snapshot:
     enrolment: tuple[Enrolment, ...]
     egress: tuple[Egress, ...] = ()
     client_tls: Mapping[str, ClientTls] = field(default_factory=dict, repr=False)
+    identity_rules: IdentityRules = field(default_factory=Certified, repr=False)
     identified: dict[x509.Certificate, Subject] = field(default_factory=dict, repr=False, compare=False)
 
     def source(self, process: str = "") -> AuditSourceIdentification:
@@ -95,10 +98,10 @@ def read_snapshot(path: Path) -> Snapshot:
         config = load(path)
         before = _digest(path, config)
         listeners = tuple(_listener(section, index) for index, section in enumerate(config.listeners))
-        egress, tls = egress_of(config), client_tls(config)
+        egress, tls, identities = egress_of(config), client_tls(config), identity_rules(config)
         policy = CedarPolicy.from_folder(config.policy.folder)
         if _digest(path, config) == before:
-            return Snapshot(path, before, config, policy, listeners, enrolment_of(config), egress, tls)
+            return Snapshot(path, before, config, policy, listeners, enrolment_of(config), egress, tls, identities)
     raise ConfigError("the files of the configuration change while they are read", hint="reload again when they are complete")
 
 
@@ -151,6 +154,8 @@ def _digest(path: Path, config: GatewayConfig) -> str:
 def _named_files(config: GatewayConfig) -> Iterable[Path]:
     for listener in config.listeners:
         yield from (listener.certificate, listener.key, *listener.trust, *listener.crls)
+    for issuer in config.user_identity.issuers:
+        yield from issuer.keys
     for _, call in calls_of(config):
         yield from (*filter(None, (call.certificate, call.key)), *call.trust, *call.crls)
     if config.policy.folder is not None:

@@ -31,7 +31,7 @@ class Subject:
     """An authenticated peer, read from its certificate and the enrolment in the configuration.
 
     `user_id` is the stable name used in audit records, `ae_titles` the set a device is bound to (empty for persons),
-    `assurance` one of hardware, software, network.
+    `assurance` one of hardware, software, network; `user_names` are further names by which other systems know it.
     """
 
     kind: SubjectKind
@@ -44,6 +44,7 @@ class Subject:
     certificate_sha256: str = ""
     certificate_serial: str = ""
     issuer: str = ""
+    user_names: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

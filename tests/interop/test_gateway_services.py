@@ -179,6 +179,21 @@ def study(world: World, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return files
 
 
+def test_user_identity_by_dcmtk(world: World, study: list[Path]) -> None:
+    """The user name of the certificate passes, another one is rejected; neither it nor the passcode is kept or passed on."""
+    options = ["-usr", "CT1", "-pwd", "passcode-marker", "-rsp"]
+    code, said = world.dcmtk("storescu", "ct1", "ORTHANC", *options, str(study[0]))
+    assert code == 0, said
+    code, said = world.dcmtk("storescu", "ct1", "ORTHANC", "-usr", "somebody-else", "-pwd", "passcode-marker", str(study[0]))
+    assert code != 0
+    assert "User identity" in said or "No Reason" in said or "Rejected" in said
+    record = world.refusal("Associate", "ct1")
+    assert "user-identity" in text_of(record)
+    everything = "".join(map(str, world.gateway.records())) + world.gateway.log
+    assert "passcode-marker" not in everything
+    assert "somebody-else" not in everything
+
+
 # --- C-services ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
 """gateway.toml: the strict model, its loader, and the rules between settings. Secrets appear only as names of files."""
 
-from securepacs_proxy.config.files import read_certificates, read_crl, read_private_key
+from securepacs_proxy.config.files import read_certificates, read_crl, read_private_key, read_public_key
 from securepacs_proxy.config.loading import dotted, examine, load
 from securepacs_proxy.config.model import (
     AuditDestinationSection,
@@ -12,11 +12,13 @@ from securepacs_proxy.config.model import (
     GatewayConfig,
     GatewaySection,
     HostPort,
+    IssuerSection,
     LimitsSection,
     ListenerSection,
     PersonSection,
     PolicySection,
     RouteSection,
+    UserIdentitySection,
 )
 from securepacs_proxy.config.sections import settings_markdown
 
@@ -28,10 +30,13 @@ __all__ = [
     "read_certificates",
     "read_crl",
     "read_private_key",
+    "read_public_key",
     "GatewayConfig",
     "GatewaySection",
     "ListenerSection",
     "RouteSection",
+    "IssuerSection",
+    "UserIdentitySection",
     "CallSection",
     "EgressSection",
     "EgressRouteSection",

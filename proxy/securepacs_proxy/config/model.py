@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationInfo
 from pydantic_core import PydanticCustomError
@@ -116,6 +116,7 @@ Network = Annotated[str, BeforeValidator(_network)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(_tuple)]
 Fingerprint = Annotated[str, BeforeValidator(_fingerprint)]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
+UserNames = Annotated[tuple[Name, ...], BeforeValidator(_tuple)]
 Roles = Annotated[tuple[Name, ...], BeforeValidator(_tuple)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
@@ -210,6 +211,10 @@ class DeviceSection(_Section):
     )
     ae_titles: AETitles = Field(description="The calling AE titles that the device may use; every other one is refused.")
     roles: Roles = Field(description="Roles of the device; shipped policies know `modality` and `gateway_peer`.")
+    user_names: UserNames = Field(
+        default=(),
+        description="Names that a user identity (58H) may give, beside those of the certificate.",
+    )
 
 
 class PersonSection(_Section):
@@ -225,6 +230,31 @@ class PersonSection(_Section):
         default="", max_length=254, description="E-mail address (subject alternative name) in the certificate of the person."
     )
     roles: Roles = Field(description="Roles of the person; they replace those in the certificate.")
+    user_names: UserNames = Field(
+        default=(),
+        description="Names that a user identity (58H) may give, beside those of the certificate.",
+    )
+
+
+class IssuerSection(_Section):
+    """Who may vouch for a user with a token or an assertion."""
+
+    kind: Literal["jwt", "saml"] = Field(description="`jwt` for tokens (type 5), `saml` for assertions (type 4).")
+    name: Annotated[str, Field(min_length=1, max_length=1024)] = Field(description="Issuer, exactly as `iss` or `Issuer` gives it.")
+    keys: FilePaths = Field(description="PEM files with the public keys or certificates of the issuer; at least one.")
+    audience: str = Field(default="", max_length=1024, description="Audience that must be named; none means one without audience.")
+    claim: Name = Field(default="sub", description="Claim of a token that names the user; of an assertion it is the NameID.")
+
+
+class UserIdentitySection(_Section):
+    """What a user identity in an association request (58H, PS3.7 D.3.3.7) must be: it may only agree with the certificate."""
+
+    unsafe_ignore: bool = Field(
+        default=False, description="Take the item off without a look at it, for viewers that send the user name of another system."
+    )
+    issuers: Annotated[tuple[IssuerSection, ...], BeforeValidator(_tuple)] = Field(
+        default=(), alias="issuer", description="Issuers of tokens and assertions; without one these are refused."
+    )
 
 
 class PolicySection(_Section):
@@ -297,6 +327,7 @@ class GatewayConfig(_Section):
     egress: Annotated[tuple[EgressSection, ...], BeforeValidator(_tuple)] = Field(
         default=(), description="Inner ports on which archives call out."
     )
+    user_identity: UserIdentitySection = Field(default_factory=UserIdentitySection, description="User identities.")
     policy: PolicySection = Field(default_factory=PolicySection, description="Who may do what.")
     audit: AuditSection = Field(description="Where audit records go.")
     limits: LimitsSection = Field(default_factory=LimitsSection, description="What one connection may take.")

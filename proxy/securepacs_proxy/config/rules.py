@@ -30,6 +30,10 @@ def broken_rules(config: GatewayConfig) -> Iterator[ConfigError]:
     yield from _devices(config.devices)
     yield from _persons(config.persons)
     yield from _same_certificate_twice([*_enrolled("device", config.devices), *_enrolled("person", config.persons)])
+    for index, issuer in enumerate(config.user_identity.issuers):
+        if not issuer.keys:
+            key = f"user_identity.issuer[{index}].keys"
+            yield ConfigError("no key is named: nobody could vouch", key=key, hint='for example keys = ["issuer.pem"]')
     for index, destination in enumerate(config.audit.destinations):
         key = f"audit.destination[{index}]"
         if not destination.trust:

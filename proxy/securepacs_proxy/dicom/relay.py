@@ -223,7 +223,7 @@ class DicomRelay:
         destinations = self._settings.routes.get(request.called_ae_title, ())
         host = destinations[0].host if len(destinations) == 1 else ""
         self._recorder.association_is(request.calling_ae_title, request.called_ae_title, host)
-        verdict = admission.judge(request, self._template(request), self._policy, self._settings.routes)
+        verdict = admission.judge(request, self._template(request), self._policy, self._settings)
         if isinstance(verdict, admission.Denied):
             self._deny(verdict)
             return
@@ -250,7 +250,7 @@ class DicomRelay:
     def _login(self, request: AssociateRQ) -> None:
         """A person's login is on record before anything of the person goes on (A.5.3.15)."""
         identity = request.user_information.user_identity
-        description = f"a user identity item of type {identity.type} was taken off" if identity is not None else ""
+        description = f"with a user identity item of type {identity.type}, which was taken off" if identity is not None else ""
         for record in self._recorder.login(self._at, description=description):
             self._outbox.record(record)
             self._logged_in = True

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from securepacs.audit.message import AuditSourceIdentification
 from securepacs_proxy.commands import Destination
 from securepacs_proxy.dicom.moves import MoveBook, Moves
+from securepacs_proxy.dicom.user_identity import Certified, IdentityRules
 
 INGRESS, EGRESS = "ingress", "egress"
 
@@ -33,3 +34,4 @@ class RelaySettings:
     handshake_seconds: float | None = None
     direction: str = INGRESS
     moves: MoveBook = field(default_factory=Moves)
+    identity_rules: IdentityRules = field(default_factory=Certified)

@@ -252,4 +252,5 @@ def relay_settings(snapshot: Snapshot, process: str, moves: MoveBook) -> RelaySe
         association_seconds=limits.association_seconds,
         idle_seconds=limits.idle_seconds,
         moves=moves,
+        identity_rules=snapshot.identity_rules,
     )
