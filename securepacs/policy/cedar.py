@@ -111,12 +111,13 @@ class CedarPolicy:
         return "; ".join(self._annotations[cedar_id].get("reason") or self._annotations[cedar_id]["id"] for cedar_id in deciding)
 
     def _obligations(self, deciding: tuple[str, ...]) -> dict[str, str]:
-        return {
-            name.removeprefix(_OBLIGATION): value
-            for cedar_id in deciding
-            for name, value in self._annotations[cedar_id].items()
-            if name.startswith(_OBLIGATION)
-        }
+        """Return those of all deciding policies: different values of one name are joined, none is lost."""
+        found: dict[str, dict[str, None]] = {}
+        for cedar_id in deciding:
+            for name, value in self._annotations[cedar_id].items():
+                if name.startswith(_OBLIGATION):
+                    found.setdefault(name.removeprefix(_OBLIGATION), {})[value] = None
+        return {name: "; ".join(values) for name, values in found.items()}
 
     def _nothing_permits(self, request: AccessRequest) -> str:
         roles = request.subject.roles

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from securepacs.policy.subject import AccessRequest, Decision, Effect, Policy, SubjectKind
 from securepacs_proxy.commands import Destination
-from securepacs_proxy.dicom import negotiation
+from securepacs_proxy.dicom import negotiation, obligations
 from securepacs_proxy.dicom.pdu import AssociateRJ, AssociateRQ, PresentationContext
 from securepacs_proxy.dicom.settings import RelaySettings
 
@@ -45,6 +45,8 @@ def judge(request: AssociateRQ, asked: AccessRequest, policy: Policy, settings: 
     if identity is not None and refusal:
         return _denied(negotiation.REJECT_USER_IDENTITY, f"user identity of type {identity.type}: {refusal}", "user-identity")
     decision = policy.decide(asked)
+    if decision.permitted and (reason := obligations.unmet(decision.obligations, asked)):
+        return _denied(negotiation.REJECT_DENIED, reason, *decision.policies)
     if not decision.permitted:
         return Denied(negotiation.REJECT_DENIED, decision)
     classes = sorted({context.abstract_syntax for context in request.presentation_contexts})

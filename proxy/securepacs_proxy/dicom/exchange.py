@@ -16,7 +16,7 @@ from securepacs import codes
 from securepacs.audit.message import AuditMessage
 from securepacs.errors import MalformedError
 from securepacs.policy.subject import AccessRequest, Decision, Effect, Policy
-from securepacs_proxy.dicom import head, query, services
+from securepacs_proxy.dicom import head, obligations, query, services
 from securepacs_proxy.dicom.dimse import Command, Origin, Status, encode_response
 from securepacs_proxy.dicom.messages import Message, Phase
 from securepacs_proxy.dicom.moves import Move, Mover
@@ -49,6 +49,7 @@ class Operation:
     message: Message
     tally: Tally | None = None
     move: int | None = None
+    filters: tuple[obligations.Filter, ...] = ()
 
 
 @dataclass(slots=True)
@@ -162,6 +163,9 @@ class Exchange:
     def identifier(self, message: Message, data: bytes) -> None:
         """Judge a C-FIND, C-GET or C-MOVE by its whole identifier, an N-CREATE by its attribute list, and record it."""
         command, name = message.command, message.command.service.name
+        if command.is_response:
+            self._filter(message, data)
+            return
         if name == "N-CREATE":
             self._create(message, data)
             return
@@ -194,6 +198,9 @@ class Exchange:
 
     def refuse(self, message: Message, status: Status, reason: str) -> None:
         """Answer with `status` once the data set is swallowed, and raise the alarm. `reason` holds no patient data."""
+        if message.command.is_response:  # nobody is answered: an answer that cannot be read does not pass
+            message.phase = Phase.SWALLOW
+            return
         message.phase, message.refusal = Phase.SWALLOW, status
         text = f"{message.command.service.name} refused: {reason}"
         alert = self._recorder.alert(self.at, codes.USE_OF_RESTRICTED_FUNCTION, text, peer=self._peer, who=message.side)
@@ -269,10 +276,15 @@ class Exchange:
             if len(self._decisions) >= MAX_DECISIONS:
                 self._decisions.clear()
             self._decisions[request] = decision
-        if decision.effect is Effect.PERMIT:
+        unmet = obligations.unmet(decision.obligations, request) if decision.obligations and decision.permitted else ""
+        if decision.effect is Effect.PERMIT and not unmet:
             message.phase = Phase.PASS
-            self._outstanding[message.side][message.command.message_id] = Operation(message)
+            operation = self._outstanding[message.side][message.command.message_id] = Operation(message)
+            if decision.obligations:
+                operation.filters = obligations.filters(decision.obligations, request.subject) or ()
             return True
+        if unmet:
+            decision = Decision(Effect.DENY, decision.policies, unmet)
         message.phase, message.refusal = Phase.SWALLOW, Status.NOT_AUTHORIZED
         self._record_refusal(self._recorder.refusal(self.at, request.action, decision, peer=self._peer, who=message.side))
         return False
@@ -296,6 +308,8 @@ class Exchange:
             raise Violation("response in another presentation context than its request")
         message.phase = Phase.PASS
         if command.status in _PENDING and command.service.pending:
+            if operation.filters and command.has_data_set:
+                message.phase = Phase.IDENTIFIER
             return
         del operations[command.message_id]
         if operation.move is not None:
@@ -313,6 +327,13 @@ class Exchange:
             command.move_originator, command.move_originator_message_id, self._template.archive, study, self.at
         )
         return found[0] if len(found) == 1 else None
+
+    def _filter(self, message: Message, data: bytes) -> None:
+        """Let an answer to a C-FIND pass, or drop it, as an obligation says."""
+        operation = self._outstanding[message.side.other].get(message.command.message_id)
+        wanted = operation.filters if operation is not None else ()
+        matches = obligations.passes(data, message.transfer_syntax, wanted, limit=self._identifier_bytes)
+        message.phase = Phase.PASS if matches else Phase.SWALLOW
 
     def _begin(self, sender: Side, instance: Instance, mover: Mover | None) -> Tally:
         """Count the instance to its study; record the study's first one before it goes."""
