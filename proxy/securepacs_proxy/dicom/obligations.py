@@ -43,7 +43,7 @@ class Filter:
 
 
 def unmet(obligations: Mapping[str, str], request: AccessRequest) -> str:
-    """Return why a permit with these obligations must be refused, "" when it need not; in words of the policy, no value asked for."""
+    """Return why a permit with these obligations must be refused, "" when it need not. No value asked for is in it."""
     unknown = sorted(obligations.keys() - _KNOWN)
     if unknown:
         return f"the gateway does not know the obligation {', '.join(unknown)}"
