@@ -9,6 +9,7 @@ A target returns when all is well and raises what must be mended. New seeds: `py
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 
@@ -16,9 +17,9 @@ from securepacs_proxy.dicom import pdu
 from securepacs_proxy.dicom.dimse import decode_command, encode_response
 from securepacs_proxy.dicom.pdu import COMMAND, HEADER_LENGTH, PduType
 from securepacs_proxy.dicom.wire import Violation
-from securepacs_proxy.events import Side
+from securepacs_proxy.events import Side, UpstreamConnected
 from tests.fuzz.inputs import MARKER, write_corpus
-from tests.support.dicom_wire import CONTEXT_ID, MR, Conversation, TablePolicy
+from tests.support.dicom_wire import CONTEXT_ID, MR, Conversation, TablePolicy, associate_ac, associate_rq
 
 _DECODERS = {
     PduType.ASSOCIATE_RQ: pdu.decode_associate_rq,
@@ -67,6 +68,28 @@ def policy() -> TablePolicy:
     return TablePolicy(lambda asked: asked.action == "Associate" or (asked.toward_archive and asked.sop_class_uid != MR))
 
 
+@functools.cache
+def _request() -> bytes:
+    return associate_rq()
+
+
+@functools.cache
+def _acceptance(request: bytes) -> bytes:
+    return associate_ac(request)
+
+
+def associated() -> Conversation:
+    """Return a conversation whose association stands; the PDUs that pynetdicom makes for it are made once."""
+    talk = Conversation(policy()).authenticate()
+    talk.requestor(_request())
+    talk.handle(UpstreamConnected())
+    talk.acceptor(_acceptance(talk.take(Side.ACCEPTOR)))
+    talk.take(Side.REQUESTOR)
+    talk.records.clear()
+    talk.commands.clear()
+    return talk
+
+
 def forwarded_contexts(stream: bytes) -> set[int]:
     """Return the presentation contexts of all data sets that went out; the last PDU may not be complete yet."""
     found, pos = set(), 0
@@ -99,13 +122,11 @@ def fuzz_relay(data: bytes) -> None:
     """The whole relay, both sides: the first byte says which one sends, the second how the rest is cut."""
     if len(data) < 3:
         return
-    talk = Conversation(policy())
     side = Side.ACCEPTOR if data[0] & 1 else Side.REQUESTOR
     if data[0] & 2:
-        talk.associate()
+        talk = associated()
     else:
-        talk.authenticate()
-        side = Side.REQUESTOR
+        talk, side = Conversation(policy()).authenticate(), Side.REQUESTOR
     width = data[1] + 1
     for start in range(2, len(data), width):
         talk.feed(side, data[start : start + width])

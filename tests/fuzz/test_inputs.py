@@ -10,7 +10,7 @@ import pytest
 from securepacs_proxy.commands import Close
 from securepacs_proxy.events import Side
 from tests.fuzz.inputs import CORPUS, answers, associations, damaged, pieces, requests, turns
-from tests.fuzz.targets import TARGETS, check, fuzz_dimse, fuzz_pdu, fuzz_relay, policy
+from tests.fuzz.targets import TARGETS, associated, check, fuzz_dimse, fuzz_pdu, fuzz_relay, policy
 from tests.support.dicom_wire import Conversation
 
 REQUESTS, ANSWERS, ASSOCIATIONS = requests(), answers(), associations()
@@ -23,7 +23,7 @@ def run_relay(seed: int, count: int) -> None:
         generator = random.Random(seed * 1_000_003 + number)
         script = turns(generator, REQUESTS, ANSWERS)
         heard: list[Side] = []
-        talk, whole = Conversation(policy()).associate(), Conversation(policy()).associate()
+        talk, whole = associated(), associated()
         for side, data in script:
             for piece in pieces(generator, data):
                 talk.feed(side, piece)
