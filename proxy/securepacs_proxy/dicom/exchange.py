@@ -17,6 +17,7 @@ from securepacs.audit.message import AuditMessage
 from securepacs.errors import MalformedError
 from securepacs.policy.subject import AccessRequest, Decision, Effect, Policy
 from securepacs_proxy.dicom import head, obligations, query, services
+from securepacs_proxy.dicom.budget import PATIENTS_PER_HOUR, Outcome, read_limits, spend
 from securepacs_proxy.dicom.dimse import Command, Origin, Status, encode_response
 from securepacs_proxy.dicom.messages import Message, Phase
 from securepacs_proxy.dicom.moves import Move, Mover
@@ -82,7 +83,7 @@ class Exchange:
         self._peer = peer
         self._effects = effects
         self._identifier_bytes = settings.identifier_bytes
-        self._moves = settings.moves
+        self._moves, self._visits = settings.moves, settings.visits
         # who stands where the archive stands, seen from the one who calls
         self._archive_side = Side.REQUESTOR if template.direction == EGRESS else Side.ACCEPTOR
         self._decisions: dict[AccessRequest, Decision] = {}
@@ -157,7 +158,8 @@ class Exchange:
         )
         if self._policy.reads_study:
             request = replace(request, patient_id=instance.patient_id, study_instance_uid=instance.study_instance_uid)
-        if self._permitted(message, request):
+        delivered = instance.patient_id or instance.study_instance_uid
+        if self._permitted(message, request, delivered if message.side is self._archive_side else ""):
             self._outstanding[message.side][command.message_id].tally = self._begin(message.side, instance, mover)
 
     def identifier(self, message: Message, data: bytes) -> None:
@@ -183,7 +185,8 @@ class Exchange:
             patient_id=asked.patient_id,
             study_instance_uid=studies[0] if len(studies) == 1 else "",
         )
-        if not self._permitted(message, request):
+        named = asked.patient_id or ("\\".join(studies) if name == "C-MOVE" else "")
+        if not self._permitted(message, request, named):
             return
         if name == "C-FIND":
             record = self._recorder.query(self.at, message.side, command.sop_class_uid, data, message.transfer_syntax)
@@ -268,8 +271,11 @@ class Exchange:
             toward_archive=message.side is not self._archive_side,
         )
 
-    def _permitted(self, message: Message, request: AccessRequest) -> bool:
-        """Ask the policy; a permitted request becomes outstanding, a refused one is recorded and will be answered."""
+    def _permitted(self, message: Message, request: AccessRequest, patient: str = "") -> bool:
+        """Ask the policy; a permitted request becomes outstanding, a refused one is recorded and will be answered.
+
+        `patient` is who is reached by it, for a budget that an obligation may set.
+        """
         decision = self._decisions.get(request)
         if decision is None:
             decision = self._policy.decide(request)
@@ -277,6 +283,8 @@ class Exchange:
                 self._decisions.clear()
             self._decisions[request] = decision
         unmet = obligations.unmet(decision.obligations, request) if decision.obligations and decision.permitted else ""
+        if PATIENTS_PER_HOUR in decision.obligations and decision.permitted and not unmet:
+            unmet = self._spend(message, request, decision, patient)
         if decision.effect is Effect.PERMIT and not unmet:
             message.phase = Phase.PASS
             operation = self._outstanding[message.side][message.command.message_id] = Operation(message)
@@ -288,6 +296,15 @@ class Exchange:
         message.phase, message.refusal = Phase.SWALLOW, Status.NOT_AUTHORIZED
         self._record_refusal(self._recorder.refusal(self.at, request.action, decision, peer=self._peer, who=message.side))
         return False
+
+    def _spend(self, message: Message, request: AccessRequest, decision: Decision, patient: str) -> str:
+        limits = read_limits(decision.obligations[PATIENTS_PER_HOUR])
+        who = request.on_behalf_of or request.subject.user_id
+        outcome = spend(self._visits, limits, who, patient, self.at) if limits is not None else Outcome()
+        if outcome.alarm:
+            alert = codes.USE_OF_RESTRICTED_FUNCTION
+            self._effects.record(self._recorder.alert(self.at, alert, outcome.alarm, peer=self._peer, who=self._archive_side.other))
+        return outcome.refusal
 
     def _record_refusal(self, alert: AuditMessage) -> None:
         self._refusals += 1

@@ -4,6 +4,8 @@
         a C-FIND must fill in one of these, or all of those joined by +
     @obligation_only_responses("InstitutionName={organization}; Modality=CT")
         answers to a C-FIND pass only when each of these elements has this value; {user_id}, {name}, {organization} of the subject
+    @obligation_patients_per_hour("alarm 100, refuse 300")
+        see `budget`
 
 1. An obligation that the gateway does not know, or cannot read, turns the permit into a refusal.
 2. When several policies permit, the obligations of all of them hold; values of one name are joined by "; ".
@@ -21,11 +23,12 @@ from pydicom.datadict import tag_for_keyword
 from securepacs.errors import MalformedError
 from securepacs.policy.subject import AccessRequest, Subject
 from securepacs_proxy.dicom import head
+from securepacs_proxy.dicom.budget import PATIENTS_PER_HOUR, read_limits
 
 REQUIRED_QUERY_KEYS, ONLY_RESPONSES = "required_query_keys", "only_responses"
 _NAME = re.compile(r"\{([^}]*)\}")
 _ATTRIBUTES = frozenset(("user_id", "name", "organization"))
-_KNOWN = frozenset((REQUIRED_QUERY_KEYS, ONLY_RESPONSES))
+_KNOWN = frozenset((REQUIRED_QUERY_KEYS, ONLY_RESPONSES, PATIENTS_PER_HOUR))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ def unmet(obligations: Mapping[str, str], request: AccessRequest) -> str:
     unknown = sorted(obligations.keys() - _KNOWN)
     if unknown:
         return f"the gateway does not know the obligation {', '.join(unknown)}"
+    if PATIENTS_PER_HOUR in obligations and read_limits(obligations[PATIENTS_PER_HOUR]) is None:
+        return f"the obligation {PATIENTS_PER_HOUR} cannot be read"
     if ONLY_RESPONSES in obligations and filters(obligations, request.subject) is None:
         return f"the obligation {ONLY_RESPONSES} cannot be read"
     if request.action == "C-FIND":

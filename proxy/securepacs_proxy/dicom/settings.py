@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from securepacs.audit.message import AuditSourceIdentification
 from securepacs_proxy.commands import Destination
+from securepacs_proxy.dicom.budget import Ledger, Visits
 from securepacs_proxy.dicom.moves import MoveBook, Moves
 from securepacs_proxy.dicom.user_identity import Certified, IdentityRules
 
@@ -34,4 +35,5 @@ class RelaySettings:
     handshake_seconds: float | None = None
     direction: str = INGRESS
     moves: MoveBook = field(default_factory=Moves)
+    visits: Visits = field(default_factory=Ledger)
     identity_rules: IdentityRules = field(default_factory=Certified)

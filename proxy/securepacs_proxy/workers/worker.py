@@ -19,6 +19,7 @@ from securepacs.audit.sinks import SpoolSink
 from securepacs.errors import SecurePacsError
 from securepacs_proxy.connection import InnerPort, Limits, RelayedConnection, Shell
 from securepacs_proxy.control import LineReader, Message, encode
+from securepacs_proxy.dicom.budget import Visits
 from securepacs_proxy.dicom.moves import MoveBook
 from securepacs_proxy.dicom.relay import DicomRelay, RelaySettings
 from securepacs_proxy.dicom.settings import EGRESS
@@ -37,6 +38,7 @@ from securepacs_proxy.workers.records import (
     turned_away_alert,
     worker_name,
 )
+from securepacs_proxy.workers.visits import SharedVisits
 
 _log = logging.getLogger(__name__)
 _GOODBYE_SECONDS = 8.0  # for the abort to be recorded and to reach the peer
@@ -54,7 +56,7 @@ def contexts_of(listeners: Sequence[Listener]) -> list[SSL.Context]:
 
 @dataclass(frozen=True)
 class Place:
-    """What a worker shares with the others: its number, the listening sockets, counts and moves; and how long it may drain.
+    """What a worker shares with the others: its number, the listening sockets, counts, moves and visits; and how long it may drain.
 
     The sockets are those of the listeners, then those of the inner ports.
     """
@@ -64,6 +66,7 @@ class Place:
     counts: ConnectionCounts
     drain_seconds: float
     moves: SharedMoves
+    visits: SharedVisits
 
     @property
     def name(self) -> str:
@@ -91,7 +94,8 @@ class Worker:
         self._drain_seconds = place.drain_seconds
         self._contexts = contexts_of(snapshot.listeners)
         self._moves = place.moves.of(place.number)
-        self._relay_settings = relay_settings(snapshot, place.name, self._moves)
+        self._visits = place.visits.of(place.number)
+        self._relay_settings = relay_settings(snapshot, place.name, self._moves, self._visits)
 
     async def serve(self, pipe: socket.socket) -> None:
         """Accept on the shared sockets and follow orders; returns when everything is drained."""
@@ -208,7 +212,7 @@ class Worker:
             self._answer(encode({"type": "reload-failed", "reason": "the files changed since the supervisor read them"}))
             return
         self._snapshot, self._contexts = snapshot, contexts
-        self._relay_settings = relay_settings(snapshot, self._place.name, self._moves)
+        self._relay_settings = relay_settings(snapshot, self._place.name, self._moves, self._visits)
         self._shell.client_tls = snapshot.client_tls
         self._shell.limits = _limits(snapshot)
         for connection in self._shell.connections:
@@ -238,7 +242,7 @@ def _limits(snapshot: Snapshot) -> Limits:
     return Limits(handshake_seconds=snapshot.config.limits.handshake_seconds)
 
 
-def relay_settings(snapshot: Snapshot, process: str, moves: MoveBook) -> RelaySettings:
+def relay_settings(snapshot: Snapshot, process: str, moves: MoveBook, visits: Visits) -> RelaySettings:
     """Return what the relays of a worker need to know of the configuration, for what peers ask of the archive."""
     config, limits = snapshot.config, snapshot.config.limits
     return RelaySettings(
@@ -252,5 +256,6 @@ def relay_settings(snapshot: Snapshot, process: str, moves: MoveBook) -> RelaySe
         association_seconds=limits.association_seconds,
         idle_seconds=limits.idle_seconds,
         moves=moves,
+        visits=visits,
         identity_rules=snapshot.identity_rules,
     )
