@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import ssl
 from collections.abc import Iterable, Mapping
@@ -62,7 +63,7 @@ def egress_of(config: GatewayConfig) -> tuple[Egress, ...]:
 
 def client_tls(config: GatewayConfig) -> dict[str, ClientTls]:
     """Read what is needed to call with TLS, by the names in `Destination.tls`. Raises ConfigError."""
-    return {key: _client_tls(call) for key, call in calls_of(config)}
+    return {_tls_name(key, call): _client_tls(call) for key, call in calls_of(config)}
 
 
 def _egress(section: EgressSection, index: int) -> Egress:
@@ -83,7 +84,13 @@ def _egress(section: EgressSection, index: int) -> Egress:
 
 
 def _destinations(places: Iterable[HostPort], call: CallSection | None, key: str) -> tuple[Destination, ...]:
-    return tuple(Destination(place.host, place.port, key if call is not None else "") for place in places)
+    name = _tls_name(key, call) if call is not None else ""
+    return tuple(Destination(place.host, place.port, name) for place in places)
+
+
+def _tls_name(key: str, call: CallSection) -> str:
+    """Name TLS settings so that a reload, which may renumber sections, never gives a destination those of another."""
+    return f"{key}#{hashlib.blake2b(call.model_dump_json().encode(), digest_size=8).hexdigest()}"
 
 
 def _client_tls(call: CallSection) -> ClientTls:

@@ -53,16 +53,17 @@ def problems(files: GatewayFiles, old: str, new: str) -> list[tuple[str, str]]:
 def test_both_directions_are_read(files: GatewayFiles) -> None:
     config = load(files.path)
     (egress,) = egress_of(config)
+    (name,) = client_tls(config)
+    assert name.startswith("egress[0].route[0].tls#")
     assert ingress_routes(config) == {"ARCHIVE": (Destination("127.0.0.1", 11112),)}
     assert egress.routes == {
-        "PARTNER": (Destination("partner.example", 2762, "egress[0].route[0].tls"),),
+        "PARTNER": (Destination("partner.example", 2762, name),),
         "CT1": (Destination("10.0.0.31", 104),),
     }
     assert (egress.subject.user_id, egress.subject.roles, egress.subject.assurance) == ("pacs.inside", {"archive"}, "network")
     tls = client_tls(config)
-    assert list(tls) == ["egress[0].route[0].tls"]
-    assert tls["egress[0].route[0].tls"].context.verify_mode is ssl.CERT_REQUIRED
-    assert tls["egress[0].route[0].tls"].context.check_hostname
+    assert tls[name].context.verify_mode is ssl.CERT_REQUIRED
+    assert tls[name].context.check_hostname
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1", "10.0.0.15", "::ffff:10.0.0.1", "2001:db8::7"])
@@ -140,3 +141,11 @@ def test_a_client_key_that_others_can_read_is_refused(files: GatewayFiles) -> No
     (files.folder / "gateway.key").chmod(0o644)
     with pytest.raises(ConfigError):
         load(files.path)
+
+
+def test_settings_that_move_or_change_get_another_name(files: GatewayFiles) -> None:
+    """A connection that is under way during a reload must not meet the trust of another destination under the old name."""
+    names = {*client_tls(load(files.path))}
+    files.write(CALL, f'{CALL}\nserver_name = "other.example"', text=files.text + EGRESS)
+    names |= {*client_tls(load(files.path))}
+    assert len(names) == 2

@@ -302,7 +302,10 @@ class RelayedConnection:
             where = f"{destination.host}:{destination.port}"
             end = (SecuredEnd if destination.tls else End)(Side.ACCEPTOR, self, self._shell.buffers)
             end.hold(Hold.NOT_READY)
-            tls = self._shell.client_tls[destination.tls] if destination.tls else None
+            tls = self._shell.client_tls.get(destination.tls)
+            if destination.tls and tls is None:  # never in clear instead
+                reasons.append(f"{where}: its TLS settings were replaced meanwhile")
+                continue
             reason = await connect(end, destination, tls, seconds=self._shell.limits.connect_seconds)
             if not reason:
                 self._connected(end, destination)
