@@ -13,10 +13,11 @@ from securepacs_proxy.events import Side
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where an archive listens."""
+    """Where an archive or a destination outside listens; `tls` names the settings of the shell for it, empty for plain TCP."""
 
     host: str
     port: int
+    tls: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ def enrolment_of(config: GatewayConfig) -> tuple[Enrolment, ...]:
             certificate_sha256=device.certificate_sha256,
             common_name=device.certificate_common_name,
             ae_titles=frozenset(device.ae_titles),
+            user_names=frozenset(device.user_names),
         )
         for device in config.devices
     )
@@ -31,6 +32,7 @@ def enrolment_of(config: GatewayConfig) -> tuple[Enrolment, ...]:
             certificate_sha256=person.certificate_sha256,
             email=person.email,
             common_name=person.certificate_common_name,
+            user_names=frozenset(person.user_names),
         )
         for person in config.persons
     )

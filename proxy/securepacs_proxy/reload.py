@@ -7,7 +7,7 @@ that no two processes ever work by different rules.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,9 +22,13 @@ from securepacs.policy.roles import Enrolment
 from securepacs.policy.subject import Policy, Subject
 from securepacs.tls import TlsProfile, profile
 from securepacs.tokens.credential import Credential
+from securepacs_proxy.assertions import identity_rules
 from securepacs_proxy.config import GatewayConfig, load, read_certificates, read_crl, read_private_key
 from securepacs_proxy.config.model import ListenerSection
+from securepacs_proxy.config.rules import calls_of
+from securepacs_proxy.dicom.user_identity import Certified, IdentityRules
 from securepacs_proxy.identity import enrolment_of, identify_among
+from securepacs_proxy.ways import ClientTls, Egress, client_tls, egress_of
 
 _ATTEMPTS = 3
 _IDENTIFIED = 4096  # certificates whose subject is remembered: reading names and roles costs a quarter of a handshake
@@ -53,6 +57,9 @@ class Snapshot:
     policy: Policy
     listeners: tuple[Listener, ...]
     enrolment: tuple[Enrolment, ...]
+    egress: tuple[Egress, ...] = ()
+    client_tls: Mapping[str, ClientTls] = field(default_factory=dict, repr=False)
+    identity_rules: IdentityRules = field(default_factory=Certified, repr=False)
     identified: dict[x509.Certificate, Subject] = field(default_factory=dict, repr=False, compare=False)
 
     def source(self, process: str = "") -> AuditSourceIdentification:
@@ -91,9 +98,10 @@ def read_snapshot(path: Path) -> Snapshot:
         config = load(path)
         before = _digest(path, config)
         listeners = tuple(_listener(section, index) for index, section in enumerate(config.listeners))
+        egress, tls, identities = egress_of(config), client_tls(config), identity_rules(config)
         policy = CedarPolicy.from_folder(config.policy.folder)
         if _digest(path, config) == before:
-            return Snapshot(path, before, config, policy, listeners, enrolment_of(config))
+            return Snapshot(path, before, config, policy, listeners, enrolment_of(config), egress, tls, identities)
     raise ConfigError("the files of the configuration change while they are read", hint="reload again when they are complete")
 
 
@@ -101,6 +109,8 @@ def needs_restart(old: Snapshot, new: Snapshot) -> str:
     """Return the key of a setting that was changed and that a running gateway cannot change, "" when there is none."""
     if [(one.host, one.port) for one in old.listeners] != [(one.host, one.port) for one in new.listeners]:
         return "listener"
+    if [(one.host, one.port) for one in old.egress] != [(one.host, one.port) for one in new.egress]:
+        return "egress"
     one, other = old.config, new.config
     fixed = {
         "gateway.name": (one.gateway.name, other.gateway.name),
@@ -144,6 +154,10 @@ def _digest(path: Path, config: GatewayConfig) -> str:
 def _named_files(config: GatewayConfig) -> Iterable[Path]:
     for listener in config.listeners:
         yield from (listener.certificate, listener.key, *listener.trust, *listener.crls)
+    for issuer in config.user_identity.issuers:
+        yield from issuer.keys
+    for _, call in calls_of(config):
+        yield from (*filter(None, (call.certificate, call.key)), *call.trust, *call.crls)
     if config.policy.folder is not None:
         yield from sorted(config.policy.folder.glob("*.cedar*"))
 

@@ -111,12 +111,13 @@ class CedarPolicy:
         return "; ".join(self._annotations[cedar_id].get("reason") or self._annotations[cedar_id]["id"] for cedar_id in deciding)
 
     def _obligations(self, deciding: tuple[str, ...]) -> dict[str, str]:
-        return {
-            name.removeprefix(_OBLIGATION): value
-            for cedar_id in deciding
-            for name, value in self._annotations[cedar_id].items()
-            if name.startswith(_OBLIGATION)
-        }
+        """Return those of all deciding policies: different values of one name are joined, none is lost."""
+        found: dict[str, dict[str, None]] = {}
+        for cedar_id in deciding:
+            for name, value in self._annotations[cedar_id].items():
+                if name.startswith(_OBLIGATION):
+                    found.setdefault(name.removeprefix(_OBLIGATION), {})[value] = None
+        return {name: "; ".join(values) for name, values in found.items()}
 
     def _nothing_permits(self, request: AccessRequest) -> str:
         roles = request.subject.roles
@@ -232,6 +233,9 @@ def _cedar_request(request: AccessRequest) -> dict[str, Any]:
             "study_instance_uid": request.study_instance_uid,
             "toward_archive": request.toward_archive,
             "tls_version": request.tls_version,
+            "direction": request.direction,
+            "move_originator": request.move_originator,
+            "on_behalf_of": request.on_behalf_of,
             "at": {"__extn": {"fn": "datetime", "arg": request.at.strftime("%Y-%m-%dT%H:%M:%S%z")}},
         },
     }
@@ -251,7 +255,7 @@ def _what(request: AccessRequest) -> str:
     """Say what was asked, from names and constants only: no key value, no patient, no study."""
     of = f" of {sop_class_name(request.sop_class_uid)}" if request.sop_class_uid else ""
     at_level = f" at level {request.level}" if request.level in ("PATIENT", "STUDY", "SERIES", "IMAGE") else ""
-    sender = "" if request.toward_archive else " sent by the archive"
+    sender = " on its way out" if request.direction == "egress" else "" if request.toward_archive else " sent by the archive"
     action = request.action if _ACTION.fullmatch(request.action) else "an unknown action"
     return f"{action}{of}{at_level}{sender}"
 

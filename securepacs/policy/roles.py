@@ -31,7 +31,7 @@ _MACHINE_NAMES = (x509.DNSName, x509.IPAddress, x509.UniformResourceIdentifier)
 class Enrolment:
     """What the operator says about one certificate, named by one of fingerprint (SHA-256, hexadecimal), e-mail, common name.
 
-    `roles` replace those in the certificate; `ae_titles` bind a device.
+    `roles` replace those in the certificate; `ae_titles` bind a device; `user_names` are its names in other systems.
     """
 
     kind: SubjectKind
@@ -40,6 +40,7 @@ class Enrolment:
     email: str = ""
     common_name: str = ""
     ae_titles: frozenset[str] = frozenset()
+    user_names: frozenset[str] = frozenset()
 
 
 def subject_of(certificate: x509.Certificate, *, enrolment: Sequence[Enrolment]) -> Subject:
@@ -81,6 +82,7 @@ def subject_of(certificate: x509.Certificate, *, enrolment: Sequence[Enrolment])
         certificate_sha256=fingerprint,
         certificate_serial=format(certificate.serial_number, "x"),
         issuer=issuer,
+        user_names=row.user_names if row else frozenset(),
     )
 
 

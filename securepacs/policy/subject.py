@@ -31,7 +31,7 @@ class Subject:
     """An authenticated peer, read from its certificate and the enrolment in the configuration.
 
     `user_id` is the stable name used in audit records, `ae_titles` the set a device is bound to (empty for persons),
-    `assurance` one of hardware, software, network.
+    `assurance` one of hardware, software, network; `user_names` are further names by which other systems know it.
     """
 
     kind: SubjectKind
@@ -44,6 +44,7 @@ class Subject:
     certificate_sha256: str = ""
     certificate_serial: str = ""
     issuer: str = ""
+    user_names: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,10 @@ class AccessRequest:
     `action` is `Associate` or the DIMSE service (`C-STORE`, `C-FIND`, `C-MOVE`, `C-GET`, `C-ECHO`, `N-CREATE`, ...); `archive` the
     called AE title. Empty strings stand for what is not known. `toward_archive` is False for sub-operations and reports that the
     archive sends back.
+
+    `direction` is `ingress` for what peers ask of the archive, `egress` for what the archive sends out by itself through an inner
+    port; there `archive` is the called AE title outside. `move_originator` is the AE title that a C-STORE names as having moved,
+    `on_behalf_of` the user whose C-MOVE it belongs to.
     """
 
     subject: Subject
@@ -68,6 +73,9 @@ class AccessRequest:
     study_instance_uid: str = ""
     toward_archive: bool = True
     tls_version: str = ""
+    direction: str = "ingress"
+    move_originator: str = ""
+    on_behalf_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,6 +176,35 @@ def test_with_a_certificate_of_another_ca(gateway: Gateway, tmp_path: Path) -> N
     wait_until(lambda: any("unknown CA" in text for text in alerts(gateway)), what="the record")
 
 
+def test_a_device_is_trusted_by_its_own_certificate(tmp_path: Path, archive: Archive) -> None:
+    """Direct trust (IHE ITI-19): no CA and no revocation list stands above it; another one of the same name is refused."""
+    own, other = make_pki(tmp_path / "own"), make_pki(tmp_path / "other")
+    (tmp_path / "gateway").mkdir()
+    key, certificate = own.write_pem(own.credential(CertificateProfile.MODALITY, "ct9"), tmp_path / "own")
+    leaf = tmp_path / "leaf.pem"
+    leaf.write_text(certificate.read_text().partition("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----\n")
+    gateway = Gateway(
+        tmp_path / "gateway",
+        make_pki(tmp_path / "gateway"),
+        {"STORESCP": ("127.0.0.1", archive.port)},
+        devices={"ct9": ("CT9", "modality")},
+    )
+    gateway.write()
+    text = gateway.config.read_text()
+    gateway.config.write_text(text.replace('trust = ["root.pem"]', f'trust = ["root.pem", "{leaf}"]'))
+    try:
+        gateway.start("--drain", "2")
+        trust = gateway.client_files("x")[2]
+        code, said = call("echoscu", gateway, tls=["+tls", str(key), str(leaf), "+cf", str(trust)], calling="CT9")
+        assert code == 0, said + gateway.log
+        key, certificate = other.write_pem(other.credential(CertificateProfile.MODALITY, "ct9"), tmp_path / "other")
+        code, said = call("echoscu", gateway, tls=["+tls", str(key), str(certificate), "+cf", str(trust)], calling="CT9")
+        assert code != 0
+        assert gateway.stop() == 0
+    finally:
+        gateway.kill()
+
+
 @pytestmark_others
 def test_without_tls(gateway: Gateway) -> None:
     code, _ = call("echoscu", gateway, tls=[])

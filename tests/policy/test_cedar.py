@@ -29,7 +29,7 @@ PR, PDF, SEG = "1.2.840.10008.5.1.4.1.1.11.1", "1.2.840.10008.5.1.4.1.1.104.1", 
 MWL, MPPS, COMMITMENT = "1.2.840.10008.5.1.4.31", "1.2.840.10008.3.1.2.3.3", "1.2.840.10008.1.20.1"
 PATIENT_FIND, STUDY_FIND = "1.2.840.10008.5.1.4.1.2.1.1", "1.2.840.10008.5.1.4.1.2.2.1"
 STUDY_MOVE, STUDY_GET = "1.2.840.10008.5.1.4.1.2.2.2", "1.2.840.10008.5.1.4.1.2.2.3"
-EVERYBODY = set(ROLES)
+EVERYBODY = {*ROLES, "archive"}
 
 
 def subject(*roles: str, kind: SubjectKind | None = None, ae_titles: frozenset[str] = frozenset({"STATION"})) -> Subject:
@@ -433,7 +433,7 @@ def test_a_folder_that_looks_like_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_shipped_policy_has_an_id_and_a_reason() -> None:
-    assert len(SHIPPED.policy_ids) == len(set(SHIPPED.policy_ids)) == 20
+    assert len(SHIPPED.policy_ids) == len(set(SHIPPED.policy_ids)) == 29
     for found in SHIPPED._annotations.values():
         assert found["id"]
         assert found["reason"]

@@ -283,7 +283,7 @@ def test_the_role_table_in_json(files: GatewayFiles) -> None:
 
 def test_the_table_in_the_readme_is_what_the_policy_says(files: GatewayFiles) -> None:
     readme = (REPOSITORY / "proxy" / "README.md").read_text(encoding="utf-8")
-    names = ["modality", "radiologist", "referring_physician", "auditor", "administrator", "gateway_peer"]
+    names = ["modality", "radiologist", "referring_physician", "auditor", "administrator", "gateway_peer", "archive"]
     for row in role_table(CedarPolicy.from_folder(), at=files.pki.now):
         cells = ["yes" if name in row.roles else "-" for name in names]
         assert f"| {row.service.english} | {' | '.join(cells)} |" in readme

@@ -12,6 +12,8 @@ from securepacs.policy.subject import AccessRequest, Subject, SubjectKind
 _MWL = "1.2.840.10008.5.1.4.31"
 _MPPS = "1.2.840.10008.3.1.2.3.3"
 _COMMITMENT = "1.2.840.10008.1.20.1"
+_WAY_OUT = {"direction": "egress", "toward_archive": False}
+_FILM_SESSION, _UPS = "1.2.840.10008.5.1.1.1", "1.2.840.10008.5.1.4.34.6.1"
 _CT, _SR, _PR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.88.11", "1.2.840.10008.5.1.4.1.1.11.1"
 _KO, _PDF = "1.2.840.10008.5.1.4.1.1.88.59", "1.2.840.10008.5.1.4.1.1.104.1"
 _FIND, _MOVE, _GET = (f"1.2.840.10008.5.1.4.1.2.2.{number}" for number in (1, 2, 3))
@@ -23,6 +25,7 @@ _ROLE_NAMES_KOREAN = {
     "auditor": "감사자",
     "administrator": "관리자",
     "gateway_peer": "연계 게이트웨이",
+    "archive": "보관소",
 }
 
 
@@ -66,6 +69,8 @@ SERVICES = (
     Service("N-CREATE procedure step", "시술 단계 보고 (N-CREATE)", "N-CREATE", {"sop_class_uid": _MPPS}),
     Service("N-SET procedure step", "시술 단계 갱신 (N-SET)", "N-SET", {"sop_class_uid": _MPPS}),
     Service("N-ACTION storage commitment", "저장 확약 요청 (N-ACTION)", "N-ACTION", {"sop_class_uid": _COMMITMENT}),
+    Service("N-ACTION print", "필름 인쇄 (N-ACTION)", "N-ACTION", {"sop_class_uid": _FILM_SESSION}),
+    Service("N-ACTION work item (UPS)", "작업 항목 수행 (UPS N-ACTION)", "N-ACTION", {"sop_class_uid": _UPS}),
     Service("archive: C-STORE (of a C-GET)", "보관소: C-GET 영상 전달", "C-STORE", {"sop_class_uid": _CT, "toward_archive": False}),
     Service(
         "archive: N-EVENT-REPORT",
@@ -73,6 +78,8 @@ SERVICES = (
         "N-EVENT-REPORT",
         {"sop_class_uid": _COMMITMENT, "toward_archive": False},
     ),
+    Service("way out: C-STORE", "외부 전송: C-STORE", "C-STORE", {"sop_class_uid": _CT, **_WAY_OUT}),
+    Service("way out: N-EVENT-REPORT", "외부 전송: N-EVENT-REPORT", "N-EVENT-REPORT", {"sop_class_uid": _COMMITMENT, **_WAY_OUT}),
 )
 
 

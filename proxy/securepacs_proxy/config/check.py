@@ -25,6 +25,7 @@ from securepacs.errors import ConfigError
 from securepacs_proxy.config.files import read_certificates, read_crl
 from securepacs_proxy.config.loading import examine
 from securepacs_proxy.config.model import AuditSection, GatewayConfig, HostPort, ListenerSection
+from securepacs_proxy.config.rules import calls_of
 
 _EXPIRES_SOON = timedelta(days=30)
 _CONNECT_SECONDS = 3.0
@@ -57,6 +58,11 @@ def check_gateway(path: Path, *, at: datetime, connect: bool = False) -> list[Fi
     findings = [Finding("gateway", State.OK, f"{config.gateway.name} calls itself {config.gateway.ae_title}")]
     for index, listener in enumerate(config.listeners):
         findings += _listener(f"listener[{index}]", listener, at)
+    for key, call in calls_of(config):
+        findings += _trust(f"{key}.trust", _certificates(call.trust, key), at)
+        if call.certificate is not None:
+            findings.append(_validity(f"{key}.certificate", read_certificates(call.certificate, key=key)[0], at))
+    findings += _plain_ways_out(config)
     findings += _policy(config)
     findings += _spool(config.audit)
     for index, destination in enumerate(config.audit.destinations):
@@ -182,6 +188,14 @@ def _signed(crl: x509.CertificateRevocationList, key: object) -> bool:
     return isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey) and crl.is_signature_valid(key)
 
 
+def _plain_ways_out(config: GatewayConfig) -> Iterator[Finding]:
+    for index, egress in enumerate(config.egress):
+        for number, way in enumerate(egress.routes):
+            if way.unsafe_plain:
+                detail = f"{way.called_ae_title} is called without TLS: images leave in clear"
+                yield Finding(f"egress[{index}].route[{number}].unsafe_plain", State.WARNING, detail, "use TLS")
+
+
 def _policy(config: GatewayConfig) -> Iterator[Finding]:
     from securepacs.policy.cedar import CedarPolicy
 
@@ -194,6 +208,7 @@ def _policy(config: GatewayConfig) -> Iterator[Finding]:
     held = "; heads of stored objects are held" if policy.reads_study else ""
     yield Finding("policy.folder", State.OK, f"{origin}: {len(policy.policy_ids)} policies, version {policy.version[:12]}{held}")
     sections = [(f"device[{index}].roles", device.roles) for index, device in enumerate(config.devices)]
+    sections += [(f"egress[{index}].roles", egress.roles) for index, egress in enumerate(config.egress)]
     sections += [(f"person[{index}].roles", person.roles) for index, person in enumerate(config.persons)]
     for key, roles in sections:
         for role in sorted(set(roles) - policy.roles):
@@ -226,6 +241,10 @@ def _reachable(config: GatewayConfig) -> Iterator[Finding]:
     for index, route in enumerate(config.routes):
         for position, address in enumerate(route.destinations):
             yield _connects(f"route[{index}].destinations[{position}]", address)
+    for index, egress in enumerate(config.egress):
+        for number, way in enumerate(egress.routes):
+            for position, address in enumerate(way.destinations):
+                yield _connects(f"egress[{index}].route[{number}].destinations[{position}]", address)
     for index, destination in enumerate(config.audit.destinations):
         yield _connects(f"audit.destination[{index}]", HostPort(destination.host, destination.port))
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 
 from securepacs.errors import ConfigError
 from securepacs.trust.files import parse_certificates, parse_crls, read_file
 from securepacs_proxy.config.model import GatewayConfig
+from securepacs_proxy.config.rules import calls_of
 
 _PEM_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 _OTHERS_MAY_ACCESS = stat.S_IRWXG | stat.S_IRWXO
@@ -24,6 +25,16 @@ def unusable_files(config: GatewayConfig) -> Iterator[ConfigError]:
         section = f"listener[{index}]"
         yield from _key_pair(section, listener.certificate, listener.key)
         yield from _lists(section, listener.trust, listener.crls)
+    for key, call in calls_of(config):
+        if call.certificate is not None and call.key is not None:
+            yield from _key_pair(key, call.certificate, call.key)
+        yield from _lists(key, call.trust, call.crls)
+    for index, issuer in enumerate(config.user_identity.issuers):
+        for position, path in enumerate(issuer.keys):
+            try:
+                read_public_key(path, key=f"user_identity.issuer[{index}].keys[{position}]", certified=issuer.kind == "saml")
+            except ConfigError as error:
+                yield error
     if config.policy.folder is not None and not config.policy.folder.is_dir():
         hint = "create it, or leave the setting out for the shipped policies"
         yield ConfigError(f"{config.policy.folder} is not a folder", key="policy.folder", hint=hint)
@@ -49,6 +60,22 @@ def read_crl(path: Path, *, key: str) -> x509.CertificateRevocationList:
         hint = "store each list in a file of its own"
         raise ConfigError(f"{path} holds {len(found)} revocation lists", key=key, hint=hint)
     return found[0]
+
+
+def read_public_key(path: Path, *, key: str, certified: bool = False) -> tuple[PublicKeyTypes, x509.Certificate | None]:
+    """Return the public key of a PEM file, and its certificate when it is one; `certified` wants one. ConfigError names `key`."""
+    raw = read_file(path, key=key)
+    if _PEM_CERTIFICATE in raw:
+        certificate = parse_certificates(raw, str(path), key)[0]
+        return certificate.public_key(), certificate
+    try:
+        public_key = serialization.load_pem_public_key(raw)
+    except ValueError:
+        message = f"{path} holds neither a public key nor a certificate in PEM"
+        raise ConfigError(message, key=key, hint="openssl x509 -pubkey, or the certificate itself") from None
+    if certified:
+        raise ConfigError(f"{path} holds no certificate", key=key, hint="an issuer of assertions is known by its certificate")
+    return public_key, None
 
 
 def read_private_key(path: Path, *, key: str) -> PrivateKeyTypes:

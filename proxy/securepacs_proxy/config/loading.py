@@ -19,6 +19,7 @@ from securepacs_proxy.config.sections import sections_of
 
 _TYPES = {
     "string_type": "text in quotes",
+    "bool_type": "true or false",
     "int_type": "a whole number",
     "float_type": "a number",
     "tuple_type": "a list in brackets",

@@ -7,9 +7,10 @@ content of files in `files.py`.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationInfo
 from pydantic_core import PydanticCustomError
@@ -90,6 +91,19 @@ def _fingerprint(value: Any) -> Any:
     return plain
 
 
+def _network(value: Any) -> Any:
+    """Accept an IP address or a network of them; the host bits of a network must be zero."""
+    if not isinstance(value, str):
+        return value
+    try:
+        ipaddress.ip_network(value)
+    except ValueError:
+        raise _wrong(
+            f"{value!r} is neither an IP address nor a network", 'write an address such as "10.0.0.7" or a network "10.0.0.0/28"'
+        ) from None
+    return value
+
+
 FilePath = Annotated[Path, BeforeValidator(_path), PlainSerializer(str)]
 FilePaths = Annotated[tuple[FilePath, ...], BeforeValidator(_tuple)]
 AETitle = Annotated[str, BeforeValidator(_ae_title)]
@@ -98,8 +112,11 @@ Host = Annotated[str, BeforeValidator(_host)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Endpoint = Annotated[HostPort, BeforeValidator(_host_port), PlainSerializer(str)]
 Endpoints = Annotated[tuple[Endpoint, ...], BeforeValidator(_tuple)]
+Network = Annotated[str, BeforeValidator(_network)]
+Networks = Annotated[tuple[Network, ...], BeforeValidator(_tuple)]
 Fingerprint = Annotated[str, BeforeValidator(_fingerprint)]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
+UserNames = Annotated[tuple[Name, ...], BeforeValidator(_tuple)]
 Roles = Annotated[tuple[Name, ...], BeforeValidator(_tuple)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
@@ -128,12 +145,58 @@ class ListenerSection(_Section):
     crls: FilePaths = Field(default=(), description="Revocation lists (PEM or DER), one a file, of every CA that issues to peers.")
 
 
+class CallSection(_Section):
+    """TLS toward a destination; without this section it is called in clear."""
+
+    tls_profile: str = Field(default="B.12", description="TLS profile of PS3.15 Annex B by its section: B.12 or B.13.")
+    trust: FilePaths = Field(description="PEM files with the CA certificates that the destination is accepted from; at least one.")
+    crls: FilePaths = Field(default=(), description="Revocation lists (PEM or DER), one a file, of every CA that issues to it.")
+    certificate: FilePath | None = Field(
+        default=None, description="PEM file with the certificate shown to the destination, then its chain."
+    )
+    key: FilePath | None = Field(default=None, description="PEM file with the private key of `certificate` (mode 0600).")
+    server_name: str = Field(
+        default="", max_length=253, description="Name its certificate must carry; the host of the destination when left out."
+    )
+    certificate_sha256: Fingerprint = Field(
+        default="", description="SHA-256 fingerprint its certificate must have, instead of a name; it needs a path to `trust` too."
+    )
+
+
 class RouteSection(_Section):
     """Which archive a called AE title leads to."""
 
     called_ae_title: AETitle = Field(description="AE title by which peers call the archive; it is passed on unchanged.")
     destinations: Endpoints = Field(
         description="`host:port` of the archive; further entries are tried in order when one does not answer."
+    )
+    tls: CallSection | None = Field(default=None, description="TLS toward the archive.")
+
+
+class EgressRouteSection(_Section):
+    """Where a called AE title leads that an archive sends to."""
+
+    called_ae_title: AETitle = Field(description="AE title by which the archive calls the destination; it is passed on unchanged.")
+    destinations: Endpoints = Field(
+        description="`host:port` of the destination; further entries are tried in order when one does not answer."
+    )
+    unsafe_plain: bool = Field(default=False, description="Call the destination without TLS: anybody on the way reads and alters.")
+    tls: CallSection | None = Field(default=None, description="TLS toward the destination.")
+
+
+class EgressSection(_Section):
+    """One inner port, without TLS, on which an archive calls out: the objects of a C-MOVE, what it routes, its reports."""
+
+    name: Name = Field(description="User name of the archive in audit records.")
+    host: Host = Field(default="127.0.0.1", description="Address to listen on, inside.")
+    port: Port = Field(default=11113, description="TCP port; 0 lets the system choose.")
+    addresses: Networks = Field(
+        description="IP addresses or networks (`10.0.0.0/28`) of the archive, which prove who calls; others are refused."
+    )
+    ae_titles: AETitles = Field(description="The calling AE titles that the archive may use; every other one is refused.")
+    roles: Roles = Field(default=("archive",), description="Roles of the archive; shipped policies know `archive`.")
+    routes: Annotated[tuple[EgressRouteSection, ...], BeforeValidator(_tuple)] = Field(
+        alias="route", description="Where the archive may send to."
     )
 
 
@@ -148,6 +211,10 @@ class DeviceSection(_Section):
     )
     ae_titles: AETitles = Field(description="The calling AE titles that the device may use; every other one is refused.")
     roles: Roles = Field(description="Roles of the device; shipped policies know `modality` and `gateway_peer`.")
+    user_names: UserNames = Field(
+        default=(),
+        description="Names that a user identity (58H) may give, beside those of the certificate.",
+    )
 
 
 class PersonSection(_Section):
@@ -163,6 +230,31 @@ class PersonSection(_Section):
         default="", max_length=254, description="E-mail address (subject alternative name) in the certificate of the person."
     )
     roles: Roles = Field(description="Roles of the person; they replace those in the certificate.")
+    user_names: UserNames = Field(
+        default=(),
+        description="Names that a user identity (58H) may give, beside those of the certificate.",
+    )
+
+
+class IssuerSection(_Section):
+    """Who may vouch for a user with a token or an assertion."""
+
+    kind: Literal["jwt", "saml"] = Field(description="`jwt` for tokens (type 5), `saml` for assertions (type 4).")
+    name: Annotated[str, Field(min_length=1, max_length=1024)] = Field(description="Issuer, exactly as `iss` or `Issuer` gives it.")
+    keys: FilePaths = Field(description="PEM files with the public keys or certificates of the issuer; at least one.")
+    audience: str = Field(default="", max_length=1024, description="Audience that must be named; none means one without audience.")
+    claim: Name = Field(default="sub", description="Claim of a token that names the user; of an assertion it is the NameID.")
+
+
+class UserIdentitySection(_Section):
+    """What a user identity in an association request (58H, PS3.7 D.3.3.7) must be: it may only agree with the certificate."""
+
+    unsafe_ignore: bool = Field(
+        default=False, description="Take the item off without a look at it, for viewers that send the user name of another system."
+    )
+    issuers: Annotated[tuple[IssuerSection, ...], BeforeValidator(_tuple)] = Field(
+        default=(), alias="issuer", description="Issuers of tokens and assertions; without one these are refused."
+    )
 
 
 class PolicySection(_Section):
@@ -232,6 +324,10 @@ class GatewayConfig(_Section):
     persons: Annotated[tuple[PersonSection, ...], BeforeValidator(_tuple)] = Field(
         default=(), alias="person", description="People."
     )
+    egress: Annotated[tuple[EgressSection, ...], BeforeValidator(_tuple)] = Field(
+        default=(), description="Inner ports on which archives call out."
+    )
+    user_identity: UserIdentitySection = Field(default_factory=UserIdentitySection, description="User identities.")
     policy: PolicySection = Field(default_factory=PolicySection, description="Who may do what.")
     audit: AuditSection = Field(description="Where audit records go.")
     limits: LimitsSection = Field(default_factory=LimitsSection, description="What one connection may take.")

@@ -6,7 +6,16 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from securepacs.errors import ConfigError
 from securepacs.tls import PROFILES
-from securepacs_proxy.config.model import DeviceSection, GatewayConfig, ListenerSection, PersonSection, RouteSection
+from securepacs_proxy.config.model import (
+    CallSection,
+    DeviceSection,
+    EgressRouteSection,
+    EgressSection,
+    GatewayConfig,
+    ListenerSection,
+    PersonSection,
+    RouteSection,
+)
 
 _EVERY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not bound
 
@@ -14,10 +23,17 @@ _EVERY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not boun
 def broken_rules(config: GatewayConfig) -> Iterator[ConfigError]:
     """Yield one error for every rule that `config` breaks, in the order of the file."""
     yield from _listeners(config.listeners)
-    yield from _routes(config.routes)
+    yield from _routes(config.routes, "route")
+    yield from _egress(config.egress, config.listeners)
+    for key, call in calls_of(config):
+        yield from _call(key, call)
     yield from _devices(config.devices)
     yield from _persons(config.persons)
     yield from _same_certificate_twice([*_enrolled("device", config.devices), *_enrolled("person", config.persons)])
+    for index, issuer in enumerate(config.user_identity.issuers):
+        if not issuer.keys:
+            key = f"user_identity.issuer[{index}].keys"
+            yield ConfigError("no key is named: nobody could vouch", key=key, hint='for example keys = ["issuer.pem"]')
     for index, destination in enumerate(config.audit.destinations):
         key = f"audit.destination[{index}]"
         if not destination.trust:
@@ -61,21 +77,77 @@ def _overlap(one: tuple[str, int], other: tuple[str, int]) -> bool:
     return one[1] == other[1] != 0 and same_address
 
 
-def _routes(routes: Sequence[RouteSection]) -> Iterator[ConfigError]:
+def calls_of(config: GatewayConfig) -> Iterator[tuple[str, CallSection]]:
+    """Yield every section about TLS toward a destination, with its dotted key."""
+    for index, route in enumerate(config.routes):
+        if route.tls is not None:
+            yield f"route[{index}].tls", route.tls
+    for index, egress in enumerate(config.egress):
+        for position, way in enumerate(egress.routes):
+            if way.tls is not None:
+                yield f"egress[{index}].route[{position}].tls", way.tls
+
+
+def _call(key: str, call: CallSection) -> Iterator[ConfigError]:
+    if not call.trust:
+        yield _empty_trust(f"{key}.trust", "no destination would be accepted")
+    yield from _profile(f"{key}.tls_profile", call.tls_profile)
+    if (call.certificate is None) != (call.key is None):
+        missing = "key" if call.key is None else "certificate"
+        yield ConfigError(
+            "a certificate and its key belong together", key=f"{key}.{missing}", hint=f"name {missing} too, or neither"
+        )
+    if call.server_name and call.certificate_sha256:
+        yield ConfigError(
+            "name and fingerprint name the certificate twice", key=f"{key}.certificate_sha256", hint="give one of the two"
+        )
+
+
+def _egress(sections: Sequence[EgressSection], listeners: Sequence[ListenerSection]) -> Iterator[ConfigError]:
+    taken = [(listener.host, listener.port) for listener in listeners]
+    for index, section in enumerate(sections):
+        key = f"egress[{index}]"
+        if any(_overlap((section.host, section.port), other) for other in taken):
+            message = f"port {section.port} on {section.host} is already taken by another listener"
+            yield ConfigError(message, key=f"{key}.port", hint="give each inner port a number of its own")
+        taken.append((section.host, section.port))
+        if not section.addresses:
+            yield ConfigError(
+                "no address is named: every call would be refused",
+                key=f"{key}.addresses",
+                hint='for example addresses = ["10.0.0.7"]',
+            )
+        if not section.ae_titles:
+            yield ConfigError(
+                "the archive has no AE title: every call would be refused",
+                key=f"{key}.ae_titles",
+                hint='for example ae_titles = ["ARCHIVE"]',
+            )
+        yield from _some_role(key, section.roles)
+        yield from _routes(section.routes, f"{key}.route")
+        for position, route in enumerate(section.routes):
+            if (route.tls is not None) == route.unsafe_plain:
+                message = "the destination is called both with and without TLS" if route.tls else "it is not said how to call it"
+                hint = f"add [egress.route.tls] with trust, or unsafe_plain = true, for {route.called_ae_title}"
+                yield ConfigError(message, key=f"{key}.route[{position}].tls", hint=hint)
+
+
+def _routes(routes: Sequence[RouteSection | EgressRouteSection], section: str) -> Iterator[ConfigError]:
     if not routes:
-        yield ConfigError("there is no route: nothing could be forwarded", key="route", hint="add a [[route]] section")
+        header = section.partition("[")[0] + (".route" if "[" in section else "")
+        yield ConfigError("there is no route: nothing could be forwarded", key=section, hint=f"add a [[{header}]] section")
     seen: set[str] = set()
     for index, route in enumerate(routes):
         if not route.destinations:
             yield ConfigError(
                 f"the route {route.called_ae_title} leads nowhere",
-                key=f"route[{index}].destinations",
-                hint='name where the archive listens: destinations = ["127.0.0.1:11112"]',
+                key=f"{section}[{index}].destinations",
+                hint='name where it listens: destinations = ["127.0.0.1:11112"]',
             )
         if route.called_ae_title in seen:
             yield ConfigError(
                 f"AE title {route.called_ae_title} has a route already",
-                key=f"route[{index}].called_ae_title",
+                key=f"{section}[{index}].called_ae_title",
                 hint="list further destinations in the first route, or remove one of the two",
             )
         seen.add(route.called_ae_title)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-_TYPE_NAMES = {str: "text", int: "whole number", float: "number"}
+_TYPE_NAMES = {bool: "true or false", str: "text", int: "whole number", float: "number"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,11 @@ def _default(field: FieldInfo) -> str:
         return "required"
     if field.default in ((), "", None):
         return "none"
+    if isinstance(field.default, tuple):
+        values = ", ".join(f'"{value}"' for value in field.default)
+        return f"`[{values}]`"
+    if isinstance(field.default, bool):
+        return f"`{str(field.default).lower()}`"
     return f'`"{field.default}"`' if isinstance(field.default, str) else f"`{field.default}`"
 
 
@@ -88,4 +94,6 @@ def _inner_model(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
         return annotation, False
     if typing.get_origin(annotation) is tuple:
         return _inner_model(typing.get_args(annotation)[0])[0], True
+    if typing.get_origin(annotation) is types.UnionType:  # a section that may be left out
+        return _inner_model(typing.get_args(annotation)[0])[0], False
     return None, False

@@ -3,7 +3,8 @@
 sockets -> ends.py -> relayed.py -> relay.handle(event, at=now) -> commands -> relayed.py -> ends.py -> sockets, audit
 """
 
+from securepacs_proxy.connection.others import InnerPort
 from securepacs_proxy.connection.relayed import Limits, RelayedConnection
 from securepacs_proxy.connection.shell import AuditSubmit, Shell
 
-__all__ = ["Shell", "Limits", "RelayedConnection", "AuditSubmit"]
+__all__ = ["Shell", "Limits", "InnerPort", "RelayedConnection", "AuditSubmit"]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING
 from securepacs.errors import SecurePacsError
 from securepacs_proxy.commands import Audit, Close, Command, Destination, OpenUpstream, Send, SetTimer
 from securepacs_proxy.connection.ends import LINGER_SECONDS, End, Hold, TlsEnd
+from securepacs_proxy.connection.others import InnerEnd, InnerPort, SecuredEnd, connect
 from securepacs_proxy.events import (
     AuditFailed,
     ConnectionAccepted,
@@ -62,12 +62,13 @@ class Limits:
 class RelayedConnection:
     """Joins two ends and one relay. Created when the outside peer connects; forgets itself when both ends are gone."""
 
-    def __init__(self, shell: Shell, connection_id: str, context: SSL.Context) -> None:
+    def __init__(self, shell: Shell, connection_id: str, context: SSL.Context | InnerPort) -> None:
         self.id = connection_id
         self._shell = shell
         self._loop = asyncio.get_running_loop()
-        self._relay = shell.make_relay(connection_id)
-        self._outside = TlsEnd(self, shell.buffers, context)
+        self._inner = context if isinstance(context, InnerPort) else None
+        self._relay = (self._inner or shell).make_relay(connection_id)
+        self._outside = InnerEnd(self, shell.buffers) if isinstance(context, InnerPort) else TlsEnd(self, shell.buffers, context)
         self._inside: End | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -124,6 +125,21 @@ class RelayedConnection:
         self._shell.sessions.add(self.session)
         self._start_timer(_HANDSHAKE_TIMER, self._shell.limits.handshake_seconds)
         self.handle(ConnectionAccepted(self.session.peer))
+        if self._inner is not None:
+            self._identify_inner(self._inner, host)
+
+    def _identify_inner(self, inner: InnerPort, host: str) -> None:
+        """There is no handshake on an inner port: the address says who it is."""
+        try:
+            subject = inner.identify(host)
+        except SecurePacsError as error:
+            self.on_handshake_failed(error.message, "")
+            return
+        self._stop_timer(_HANDSHAKE_TIMER)
+        self._authenticated = True
+        self.session.subject, self.session.state = subject, SessionState.AUTHENTICATED
+        self._shell.sessions.totals.authenticated += 1
+        self.handle(PeerAuthenticated(self.session.peer, subject))
 
     def on_established(self, tls: TlsServer) -> None:
         """The TLS handshake is complete: find out who it is."""
@@ -284,26 +300,18 @@ class RelayedConnection:
         reasons = []
         for destination in destinations:
             where = f"{destination.host}:{destination.port}"
-            end = End(Side.ACCEPTOR, self, self._shell.buffers)
+            end = (SecuredEnd if destination.tls else End)(Side.ACCEPTOR, self, self._shell.buffers)
             end.hold(Hold.NOT_READY)
-            reason = await self._call(destination, end)
+            tls = self._shell.client_tls.get(destination.tls)
+            if destination.tls and tls is None:  # never in clear instead
+                reasons.append(f"{where}: its TLS settings were replaced meanwhile")
+                continue
+            reason = await connect(end, destination, tls, seconds=self._shell.limits.connect_seconds)
             if not reason:
                 self._connected(end, destination)
                 return
             reasons.append(f"{where}: {reason}")
         self.handle(UpstreamUnreachable("; ".join(reasons) or "the route has no destination"))
-
-    async def _call(self, destination: Destination, end: End) -> str:
-        """Connect one end; return why it did not work, "" when it did."""
-        seconds = self._shell.limits.connect_seconds
-        try:
-            async with asyncio.timeout(seconds):
-                await self._loop.create_connection(lambda: end, destination.host, destination.port)
-        except TimeoutError:
-            return f"no answer within {seconds:g} s"
-        except OSError as error:
-            return os.strerror(error.errno) if error.errno else str(error)
-        return "closed the connection at once" if end.lost else ""
 
     def _connected(self, end: End, destination: Destination) -> None:
         if self._failed or self._outside.lost:

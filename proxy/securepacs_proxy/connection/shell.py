@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -14,11 +14,13 @@ from OpenSSL import SSL
 
 from securepacs.audit.message import AuditMessage
 from securepacs.policy.subject import Subject
+from securepacs_proxy.connection.others import InnerPort
 from securepacs_proxy.connection.relayed import Limits, RelayedConnection
 from securepacs_proxy.events import Event
 from securepacs_proxy.relay import Relay
 from securepacs_proxy.sessions import SessionTable
 from securepacs_proxy.tls_bio import Buffers
+from securepacs_proxy.ways import ClientTls
 
 _log = logging.getLogger(__name__)
 OnDurable = Callable[[BaseException | None], None]
@@ -52,11 +54,13 @@ class Shell:
         identify: Callable[[x509.Certificate], Subject],
         spool: AuditSubmit,
         admission: Admission,
+        client_tls: Mapping[str, ClientTls] | None = None,
         limits: Limits | None = None,
         buffers: Buffers | None = None,
     ) -> None:
         self.make_relay = make_relay
         self.identify = identify
+        self.client_tls = client_tls or {}
         self.limits = limits or Limits()
         self.buffers = buffers or Buffers()
         self.sessions = SessionTable()
@@ -66,7 +70,7 @@ class Shell:
         self._last = datetime.min.replace(tzinfo=UTC)
         self._loop = asyncio.get_running_loop()
 
-    def accept(self, context: SSL.Context) -> asyncio.BaseProtocol:
+    def accept(self, context: SSL.Context | InnerPort) -> asyncio.BaseProtocol:
         """Return the protocol of a new outside connection: a relayed one, or one that closes at once when there are too many."""
         if not self._admission.admit():
             return _TurnedAway(self)

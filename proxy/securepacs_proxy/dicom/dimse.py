@@ -21,6 +21,7 @@ _US = struct.Struct("<H")
 class Status(IntEnum):
     """Statuses the gateway itself answers with (PS3.7 Annex C, PS3.4)."""
 
+    PROCESSING_FAILURE = 0x0110
     SOP_CLASS_NOT_SUPPORTED = 0x0122
     NOT_AUTHORIZED = 0x0124
     DATA_SET_DOES_NOT_MATCH_SOP_CLASS = 0xA900
@@ -81,7 +82,7 @@ C_CANCEL_RQ = 0x0FFF
 class Command:
     """A decoded command set. `message_id` is the Message ID of a request, of a response and a C-CANCEL the one responded to.
 
-    UIDs and AE title are empty when absent, `status` is None in requests.
+    UIDs and AE titles are empty when absent, `status` is None in requests. A C-STORE of a C-MOVE names `move_originator`.
     """
 
     command_field: int
@@ -91,6 +92,8 @@ class Command:
     sop_instance_uid: str = ""
     move_destination: str = ""
     status: int | None = None
+    move_originator: str = ""
+    move_originator_message_id: int = 0
 
     @property
     def is_response(self) -> bool:
@@ -138,9 +141,13 @@ def decode_command(data: bytes | memoryview) -> Command:
     destination = ""
     if service.name == "C-MOVE" and not response:
         destination = ae_title(elements.get(0x0600, b""), "move destination")
+    originator, moved_by = "", 0
+    if service.name == "C-STORE" and not response and 0x1031 in elements and elements.get(0x1030, b"").strip(b" \0"):
+        originator = ae_title(elements[0x1030], "move originator")
+        moved_by = _us(elements, 0x1031, "Move Originator Message ID")
     status = _us(elements, 0x0900, "Status") if response else None
     message_id = _us(elements, id_element, "Message ID")
-    return Command(field, message_id, has_data_set, sop_class, sop_instance, destination, status)
+    return Command(field, message_id, has_data_set, sop_class, sop_instance, destination, status, originator, moved_by)
 
 
 def encode_response(request: Command, status: int) -> bytes:

@@ -30,6 +30,7 @@ REJECT_CALLING_AE_TITLE = AssociateRJ(1, 1, 3)
 REJECT_CALLED_AE_TITLE = AssociateRJ(1, 1, 7)
 REJECT_APPLICATION_CONTEXT = AssociateRJ(1, 1, 2)
 REJECT_PROTOCOL_VERSION = AssociateRJ(1, 2, 2)
+REJECT_USER_IDENTITY = AssociateRJ(1, 2, 1)  # PS3.7 D.3.3.7.3: by the ACSE; no reason is defined for it
 REJECT_UNREACHABLE = AssociateRJ(2, 3, 1)
 
 
@@ -97,6 +98,7 @@ def downstream_answer(
             scu, scp = (role.scu, role.scp) if role else (True, False)
             contexts[result.id] = Context(result.id, context.abstract_syntax, result.transfer_syntax, scu, scp)
     _only_proposed(sent.user_information, theirs)
+    identity = request.user_information.user_identity  # it was accepted, or the request would not have gone on
     information = UserInformation(
         maximum_length=smaller_length(theirs.maximum_length, max_length),
         implementation_class_uid=IMPLEMENTATION_CLASS_UID,
@@ -104,6 +106,7 @@ def downstream_answer(
         asynchronous_operations_window=theirs.asynchronous_operations_window,
         roles=theirs.roles,
         extended=theirs.extended,
+        user_identity_response=b"" if identity is not None and identity.positive_response_requested else None,
     )
     answers = tuple(_answer(each, each.id in proposed, results, contexts) for each in request.presentation_contexts)
     titles = request.called_ae_title, request.calling_ae_title

@@ -15,7 +15,7 @@ from datetime import datetime
 
 from securepacs import codes
 from securepacs.audit import events
-from securepacs.audit.events import PatientObject, StudyObject, ae_titles, participant
+from securepacs.audit.events import PatientObject, StudyObject, ae_titles, media_participant, participant
 from securepacs.audit.message import (
     ActiveParticipant,
     AuditMessage,
@@ -25,6 +25,9 @@ from securepacs.audit.message import (
 )
 from securepacs.codes import CodedValue
 from securepacs.policy.subject import Decision, Subject, SubjectKind
+from securepacs_proxy.dicom.dimse import Command
+from securepacs_proxy.dicom.moves import Mover
+from securepacs_proxy.dicom.services import MODALITY_PERFORMED_PROCEDURE_STEP, Procedure
 from securepacs_proxy.events import Peer, Side
 
 UNKNOWN = "unknown"
@@ -49,6 +52,7 @@ class Tally:
     sender: Side
     study_instance_uid: str
     patient_id: str
+    mover: Mover | None = None
     accession_numbers: set[str] = field(default_factory=set)
     transferred: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
@@ -73,6 +77,8 @@ class Recorder:
         self._caller = participant(UNKNOWN)
         self._archive = participant(UNKNOWN)
         self._is_person = False
+        self.mover = Mover(UNKNOWN)
+        """The caller, as one who may ask for a C-MOVE."""
 
     def peer_is(self, subject: Subject, peer: Peer) -> None:
         """The caller was authenticated. The role that authorised a person is written with the person (ITI-20 3.20.7)."""
@@ -82,6 +88,8 @@ class Recorder:
         self._caller = participant(
             clean(subject.user_id) or UNKNOWN, requestor=True, roles=roles if self._is_person else (), name=name, host=peer.host
         )
+        named = tuple(role.csd_code for role in roles) if self._is_person else ()
+        self.mover = Mover(self._caller.UserID, name, named, peer.host)
 
     def association_is(self, calling: str, called: str, host: str) -> None:
         """The request named the AE titles; `host` is where the archive is thought to be."""
@@ -150,14 +158,43 @@ class Recorder:
             transfer_syntax=transfer_syntax,
         )
 
+    def procedure(
+        self, at: datetime, sender: Side, action: EventActionCode, procedure: Procedure, command: Command
+    ) -> AuditMessage:
+        """Procedure Record: a procedure step or work item is created, changed, read or deleted."""
+        acting, holding = self._ends(sender)
+        is_mpps = command.sop_class_uid == MODALITY_PERFORMED_PROCEDURE_STEP and bool(command.sop_instance_uid)
+        steps = (command.sop_instance_uid,) if is_mpps else ()
+        classes = {command.sop_class_uid: 1} if is_mpps else {}  # the schema wants one beside the MPPS
+        return events.procedure_record(
+            source=self._source,
+            at=at,
+            action=action,
+            users=(acting, replace(holding, UserIsRequestor=False)),
+            studies=tuple(StudyObject(study, classes, MPPS=steps) for study in procedure.study_instance_uids or (UNKNOWN,)),
+            patient=PatientObject(clean(procedure.patient_id)),
+        )
+
+    def printed(self, at: datetime, sender: Side) -> AuditMessage:
+        """Export: films are printed. Print requests name neither patient nor study: what is on the film is in the pixels."""
+        acting, printer = self._ends(sender)
+        return events.data_export(
+            source=self._source,
+            at=at,
+            users=(replace(acting, UserIsRequestor=True),),
+            media=media_participant(printer.UserID, media_type=codes.FILM, alternative=printer.AlternativeUserID),
+            patients=(PatientObject(""),),
+        )
+
     def begin(self, at: datetime, tally: Tally) -> AuditMessage:
         """Begin Transferring DICOM Instances: the first instance of a study is about to go."""
-        sender, receiver = self._ends(tally.sender)
+        sender, receiver, others = self._parties(tally)
         return events.begin_transferring(
             source=self._source,
             at=at,
             sender=sender,
             receiver=receiver,
+            others=others,
             studies=tally.studies(Counter()),
             patient=PatientObject(tally.patient_id),
         )
@@ -186,7 +223,7 @@ class Recorder:
     def _transferred(
         self, at: datetime, tally: Tally, instances: Counter[str], outcome: EventOutcomeIndicator, description: str
     ) -> AuditMessage:
-        sender, receiver = self._ends(tally.sender)
+        sender, receiver, others = self._parties(tally)
         return events.instances_transferred(
             source=self._source,
             at=at,
@@ -194,11 +231,22 @@ class Recorder:
             action=EventActionCode.READ,
             sender=sender,
             receiver=receiver,
+            others=others,
             studies=tally.studies(instances),
             patient=PatientObject(tally.patient_id),
             outcome=outcome,
             description=description,
         )
+
+    def _parties(self, tally: Tally) -> tuple[ActiveParticipant, ActiveParticipant, tuple[ActiveParticipant, ...]]:
+        """Return sender, receiver and, of the sub-operations of a C-MOVE, the one who moved: that is then the requestor."""
+        sender, receiver = self._ends(tally.sender)
+        if tally.mover is None:
+            return sender, receiver, ()
+        who = tally.mover
+        roles = tuple(CodedValue(role, "99SECUREPACS", role) for role in who.roles)
+        mover = participant(who.user_id, requestor=True, roles=roles, name=who.name, host=who.host)
+        return replace(sender, UserIsRequestor=False), replace(receiver, UserIsRequestor=False), (mover,)
 
     def _ends(self, sender: Side) -> tuple[ActiveParticipant, ActiveParticipant]:
         ends = (self._caller, self._archive)

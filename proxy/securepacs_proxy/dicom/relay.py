@@ -23,7 +23,7 @@ from securepacs_proxy.dicom.messages import Bounds, MessageStream
 from securepacs_proxy.dicom.outbox import Outbox
 from securepacs_proxy.dicom.pdu import Abort, AssociateRJ, AssociateRQ, PduType
 from securepacs_proxy.dicom.records import Recorder
-from securepacs_proxy.dicom.settings import RelaySettings
+from securepacs_proxy.dicom.settings import INGRESS, RelaySettings
 from securepacs_proxy.dicom.state import TRANSITIONS, Action, State
 from securepacs_proxy.dicom.stream import PduStream
 from securepacs_proxy.dicom.wire import AbortReason, Violation
@@ -223,7 +223,7 @@ class DicomRelay:
         destinations = self._settings.routes.get(request.called_ae_title, ())
         host = destinations[0].host if len(destinations) == 1 else ""
         self._recorder.association_is(request.calling_ae_title, request.called_ae_title, host)
-        verdict = admission.judge(request, self._template(request), self._policy, self._settings.routes)
+        verdict = admission.judge(request, self._template(request), self._policy, self._settings)
         if isinstance(verdict, admission.Denied):
             self._deny(verdict)
             return
@@ -243,12 +243,14 @@ class DicomRelay:
             at=self._at,
             calling_ae_title=request.calling_ae_title,
             tls_version=self._peer.tls_version if self._peer else "",
+            direction=self._settings.direction,
+            toward_archive=self._settings.direction == INGRESS,
         )
 
     def _login(self, request: AssociateRQ) -> None:
         """A person's login is on record before anything of the person goes on (A.5.3.15)."""
         identity = request.user_information.user_identity
-        description = f"a user identity item of type {identity.type} was taken off" if identity is not None else ""
+        description = f"with a user identity item of type {identity.type}, which was taken off" if identity is not None else ""
         for record in self._recorder.login(self._at, description=description):
             self._outbox.record(record)
             self._logged_in = True
@@ -266,7 +268,7 @@ class DicomRelay:
             self._recorder,
             self._peer,
             Effects(self._outbox.record, self._answer, self._boundary),
-            identifier_bytes=self._settings.identifier_bytes,
+            self._settings,
         )
         for messages in self._messages.values():
             messages.establish(self._exchange)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from securepacs.audit.message import AuditSourceIdentification
 from securepacs_proxy.commands import Destination
+from securepacs_proxy.dicom.budget import Ledger, Visits
+from securepacs_proxy.dicom.moves import MoveBook, Moves
+from securepacs_proxy.dicom.user_identity import Certified, IdentityRules
+
+INGRESS, EGRESS = "ingress", "egress"
 
 
 @dataclass(frozen=True, slots=True)
 class RelaySettings:
     """What a relay must know. `routes` maps called AE titles to archives; times in seconds, sizes in bytes.
 
+    `direction` is INGRESS when peers call the archive, EGRESS when the archive calls out; `moves` joins the two (`moves`).
     `handshake_seconds` of None leaves the time limit of the TLS handshake to the shell.
     """
 
@@ -27,3 +33,7 @@ class RelaySettings:
     association_seconds: float = 30.0
     idle_seconds: float = 600.0
     handshake_seconds: float | None = None
+    direction: str = INGRESS
+    moves: MoveBook = field(default_factory=Moves)
+    visits: Visits = field(default_factory=Ledger)
+    identity_rules: IdentityRules = field(default_factory=Certified)

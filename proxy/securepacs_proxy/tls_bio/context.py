@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from securepacs_proxy.tls_bio.reasons import Verdict, reason_of
 
 _ALPN_DICOM: Final = b"dicom"  # what DCMTK offers; a client that offers ALPN without it goes on without ALPN
 _VERIFY_DEPTH: Final = 8
+_UNABLE_TO_GET_CRL: Final = 3  # X509_V_ERR_UNABLE_TO_GET_CRL
 
 
 def server_context(
@@ -77,7 +79,8 @@ def _require_client_certificate(
     if crls:
         flags |= crypto.X509StoreFlags.CRL_CHECK | crypto.X509StoreFlags.CRL_CHECK_ALL
     store.set_flags(flags)
-    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _record_verdict)
+    installed = frozenset(certificate for certificate in trust if not _is_ca(certificate))
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, functools.partial(_record_verdict, installed))
     context.set_verify_depth(_VERIFY_DEPTH)
 
 
@@ -85,8 +88,23 @@ def _select_alpn(_connection: SSL.Connection, offered: list[bytes]) -> Any:
     return _ALPN_DICOM if _ALPN_DICOM in offered else SSL.NO_OVERLAPPING_PROTOCOLS
 
 
-def _record_verdict(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
-    """Keep OpenSSL's verdict as it is: a refusal of our own would give the peer the alert internal_error."""
+def _is_ca(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
+def _record_verdict(
+    installed: frozenset[x509.Certificate], connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int
+) -> bool:
+    """Keep OpenSSL's verdict as it is: a refusal of our own would give the peer the alert internal_error.
+
+    One exception: a peer's own certificate that is `installed` here (direct trust, IHE ITI-19) has nobody who could revoke it but
+    the operator, who takes it out of `trust`; no list is asked for it.
+    """
+    if error == _UNABLE_TO_GET_CRL and depth == 0 and certificate.to_cryptography() in installed:
+        return True
     if not ok:
         connection.get_app_data().append(Verdict(certificate, error, depth))
     return bool(ok)

@@ -9,15 +9,16 @@ from collections.abc import Sequence
 
 from securepacs.errors import ConfigError
 from securepacs_proxy.reload import Listener
+from securepacs_proxy.ways import Egress
 
 _BACKLOG = 4096
 _SLOT = struct.Struct("=Q")
 
 
-def bind(listeners: Sequence[Listener]) -> list[socket.socket]:
+def bind(listeners: Sequence[Listener | Egress]) -> list[socket.socket]:
     """Bind and listen on every port; port 0 lets the system choose. Raises ConfigError."""
     sockets: list[socket.socket] = []
-    for index, listener in enumerate(listeners):
+    for listener in listeners:
         try:
             sockets.append(_bind(listener))
         except OSError as error:
@@ -25,13 +26,13 @@ def bind(listeners: Sequence[Listener]) -> list[socket.socket]:
                 open_socket.close()
             raise ConfigError(
                 f"cannot listen on {listener.host} port {listener.port}: {error.strerror or error}",
-                key=f"listener[{index}]",
+                key="egress" if isinstance(listener, Egress) else "listener",
                 hint="is another program listening there, or does the port need a privilege?",
             ) from None
     return sockets
 
 
-def _bind(listener: Listener) -> socket.socket:
+def _bind(listener: Listener | Egress) -> socket.socket:
     family, kind, protocol, _, address = socket.getaddrinfo(
         listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]

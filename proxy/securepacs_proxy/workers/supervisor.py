@@ -26,7 +26,9 @@ from securepacs_proxy.workers.auditor import AUDITOR, Notes, auditor_main
 from securepacs_proxy.workers.children import Child, fork
 from securepacs_proxy.workers.desk import Desk
 from securepacs_proxy.workers.listening import ConnectionCounts, bind
+from securepacs_proxy.workers.moves import SharedMoves
 from securepacs_proxy.workers.records import worker_name
+from securepacs_proxy.workers.visits import SharedVisits
 from securepacs_proxy.workers.worker import Place, contexts_of, worker_main
 
 _log = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ def run_gateway(config: Path, *, drain_seconds: float = DRAIN_SECONDS, ready_fd:
     contexts_of(snapshot.listeners)  # TLS settings that OpenSSL refuses must be known before a port is opened
     _create_spool(snapshot)
     _raise_descriptor_limit(snapshot.config.limits.max_connections)
-    sockets = bind(snapshot.listeners)
+    sockets = bind((*snapshot.listeners, *snapshot.egress))
     try:
         Supervisor(snapshot, sockets, drain_seconds, ready_fd).run()
     finally:
@@ -84,6 +86,8 @@ class Supervisor:
         self._drain_seconds = drain_seconds
         self._ready_fd = ready_fd
         self._counts = ConnectionCounts(snapshot.config.gateway.workers)
+        self._moves = SharedMoves(snapshot.config.gateway.workers)
+        self._visits = SharedVisits(snapshot.config.gateway.workers)
         self._children: dict[str, Child] = {}
         self._restarts: dict[str, tuple[float, float]] = {}  # name -> (when, pause)
         self._signals: list[int] = []
@@ -178,7 +182,7 @@ class Supervisor:
             main = functools.partial(auditor_main, snapshot=self._snapshot)
             close += [sock.fileno() for sock in self._sockets]
         else:
-            place = Place(int(name.rpartition("-")[2]), self._sockets, self._counts, self._drain_seconds)
+            place = Place(int(name.rpartition("-")[2]), self._sockets, self._counts, self._drain_seconds, self._moves, self._visits)
             main = functools.partial(worker_main, place=place, snapshot=self._snapshot)
         self._children[name] = fork(name, main, close=close, now=time.monotonic())
 

@@ -10,21 +10,25 @@ import signal
 import socket
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 from OpenSSL import SSL
 
 from securepacs.audit.sinks import SpoolSink
 from securepacs.errors import SecurePacsError
-from securepacs_proxy.commands import Destination
-from securepacs_proxy.connection import Limits, RelayedConnection, Shell
+from securepacs_proxy.connection import InnerPort, Limits, RelayedConnection, Shell
 from securepacs_proxy.control import LineReader, Message, encode
+from securepacs_proxy.dicom.budget import Visits
+from securepacs_proxy.dicom.moves import MoveBook
 from securepacs_proxy.dicom.relay import DicomRelay, RelaySettings
+from securepacs_proxy.dicom.settings import EGRESS
 from securepacs_proxy.events import PolicyReplaced, SessionEnded
 from securepacs_proxy.reload import Listener, Snapshot, read_snapshot
 from securepacs_proxy.tls_bio import server_context
+from securepacs_proxy.ways import ingress_routes
 from securepacs_proxy.workers.listening import ConnectionCounts
+from securepacs_proxy.workers.moves import SharedMoves
 from securepacs_proxy.workers.records import (
     TurnedAwayRecorder,
     activity,
@@ -34,6 +38,7 @@ from securepacs_proxy.workers.records import (
     turned_away_alert,
     worker_name,
 )
+from securepacs_proxy.workers.visits import SharedVisits
 
 _log = logging.getLogger(__name__)
 _GOODBYE_SECONDS = 8.0  # for the abort to be recorded and to reach the peer
@@ -51,12 +56,17 @@ def contexts_of(listeners: Sequence[Listener]) -> list[SSL.Context]:
 
 @dataclass(frozen=True)
 class Place:
-    """What a worker shares with the others: its number, the listening sockets, the counts; and how long it may drain."""
+    """What a worker shares with the others: its number, the listening sockets, counts, moves and visits; and how long it may drain.
+
+    The sockets are those of the listeners, then those of the inner ports.
+    """
 
     number: int
     sockets: Sequence[socket.socket]
     counts: ConnectionCounts
     drain_seconds: float
+    moves: SharedMoves
+    visits: SharedVisits
 
     @property
     def name(self) -> str:
@@ -83,7 +93,9 @@ class Worker:
         self._sink = sink
         self._drain_seconds = place.drain_seconds
         self._contexts = contexts_of(snapshot.listeners)
-        self._relay_settings = relay_settings(snapshot, place.name)
+        self._moves = place.moves.of(place.number)
+        self._visits = place.visits.of(place.number)
+        self._relay_settings = relay_settings(snapshot, place.name, self._moves, self._visits)
 
     async def serve(self, pipe: socket.socket) -> None:
         """Accept on the shared sockets and follow orders; returns when everything is drained."""
@@ -96,6 +108,7 @@ class Worker:
             identify=lambda certificate: self._snapshot.identify(certificate),
             spool=self._sink,
             admission=self,
+            client_tls=self._snapshot.client_tls,
             limits=_limits(self._snapshot),
         )
         loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
@@ -131,8 +144,16 @@ class Worker:
 
     # --- inside ---------------------------------------------------------------------------------------------------------
 
-    def _accept(self, listener: int) -> asyncio.BaseProtocol:
-        return self._shell.accept(self._contexts[listener])
+    def _accept(self, number: int) -> asyncio.BaseProtocol:
+        if number < len(self._contexts):
+            return self._shell.accept(self._contexts[number])
+        egress = self._snapshot.egress[number - len(self._contexts)]
+        settings = replace(self._relay_settings, routes=egress.routes, direction=EGRESS)
+
+        def make_relay(connection_id: str) -> DicomRelay:
+            return DicomRelay(settings, self._snapshot.policy, association_id=connection_id)
+
+        return self._shell.accept(InnerPort(egress.identify, make_relay))
 
     def _make_relay(self, connection_id: str) -> DicomRelay:
         return DicomRelay(self._relay_settings, self._snapshot.policy, association_id=connection_id)
@@ -191,7 +212,8 @@ class Worker:
             self._answer(encode({"type": "reload-failed", "reason": "the files changed since the supervisor read them"}))
             return
         self._snapshot, self._contexts = snapshot, contexts
-        self._relay_settings = relay_settings(snapshot, self._place.name)
+        self._relay_settings = relay_settings(snapshot, self._place.name, self._moves, self._visits)
+        self._shell.client_tls = snapshot.client_tls
         self._shell.limits = _limits(snapshot)
         for connection in self._shell.connections:
             subject, certificate = connection.session.subject, connection.certificate
@@ -220,20 +242,20 @@ def _limits(snapshot: Snapshot) -> Limits:
     return Limits(handshake_seconds=snapshot.config.limits.handshake_seconds)
 
 
-def relay_settings(snapshot: Snapshot, process: str) -> RelaySettings:
-    """Return what the relays of a worker need to know of the configuration."""
+def relay_settings(snapshot: Snapshot, process: str, moves: MoveBook, visits: Visits) -> RelaySettings:
+    """Return what the relays of a worker need to know of the configuration, for what peers ask of the archive."""
     config, limits = snapshot.config, snapshot.config.limits
     return RelaySettings(
         gateway=config.gateway.name,
         ae_title=config.gateway.ae_title,
         source=snapshot.source(process),
-        routes={
-            route.called_ae_title: tuple(Destination(place.host, place.port) for place in route.destinations)
-            for route in config.routes
-        },
+        routes=ingress_routes(config),
         max_pdu_length=limits.max_pdu_length,
         command_bytes=limits.command_bytes,
         head_bytes=limits.head_bytes,
         association_seconds=limits.association_seconds,
         idle_seconds=limits.idle_seconds,
+        moves=moves,
+        visits=visits,
+        identity_rules=snapshot.identity_rules,
     )

@@ -20,6 +20,7 @@ from securepacs.policy.subject import AccessRequest
 from securepacs_proxy.commands import Audit, Close, OpenUpstream, Send, SetTimer
 from securepacs_proxy.dicom.negotiation import IMPLEMENTATION_CLASS_UID
 from securepacs_proxy.dicom.state import State
+from securepacs_proxy.dicom.user_identity import Ignored
 from securepacs_proxy.events import (
     ConnectionAccepted,
     HandshakeFailed,
@@ -169,18 +170,55 @@ def test_each_hop_announces_the_smaller_maximum(theirs: int, ours: int, announce
     assert answer.user_information.maximum_length == announced
 
 
-def test_the_identity_item_is_taken_off_and_recorded_without_its_content() -> None:
-    identity = UserIdentityNegotiation()
-    identity.user_identity_type, identity.primary_field, identity.secondary_field = 2, b"someone-else", b"passcode-marker"
-    identity.positive_response_requested = True
-    talk = Conversation(subject=PERSON).authenticate()
-    talk.requestor(associate_rq(items=[identity]))
+def identity(kind: int, primary: bytes, *, response: bool = True) -> UserIdentityNegotiation:
+    item = UserIdentityNegotiation()
+    item.user_identity_type, item.primary_field, item.positive_response_requested = kind, primary, response
+    if kind == 2:
+        item.secondary_field = b"passcode-marker"
+    return item
+
+
+@pytest.mark.parametrize("kind", [1, 2])
+@pytest.mark.parametrize("name", [b"kim@hospital.example", b"KIM RADIOLOGIST", b"kim01"])
+@pytest.mark.parametrize("response", [True, False])
+def test_a_user_name_that_agrees_with_the_certificate_is_taken_off_and_answered(kind: int, name: bytes, response: bool) -> None:
+    subject = replace(PERSON, user_names=frozenset({"kim01"}))
+    talk = Conversation(subject=subject).authenticate()
+    talk.requestor(associate_rq(items=[identity(kind, name, response=response)]))
     talk.handle(UpstreamConnected())
     raw = talk.take(A)
     assert b"passcode-marker" not in raw
-    assert b"someone-else" not in raw
-    assert "type 2" in talk.records[0].EventIdentification.EventOutcomeDescription
-    assert "someone-else" not in str(talk.records[0])
+    assert name not in raw
+    assert f"type {kind}" in talk.records[0].EventIdentification.EventOutcomeDescription
+    assert "passcode-marker" not in str(talk.records[0])
+    talk.acceptor(associate_ac(raw))
+    answer = A_ASSOCIATE_AC()
+    answer.decode(talk.take(R))
+    found = [item for item in answer.user_information.user_data if item.item_type == 0x59]
+    assert [item.server_response for item in found] == ([b""] if response else [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "primary"),
+    [(1, b"someone-else"), (2, b"someone-else"), (1, b"\xff\xfe"), (1, b" "), (3, b"ticket"), (4, b"<a/>"), (5, b"a.b.c")],
+)
+def test_any_other_identity_is_rejected_and_recorded_without_its_content(kind: int, primary: bytes) -> None:
+    talk = Conversation(subject=PERSON).authenticate()
+    talk.requestor(associate_rq(items=[identity(kind, primary)]))
+    assert talk.take(R)[6:] == bytes((0, 1, 2, 1))
+    assert talk.take(A) == b""
+    assert names(talk.records) == ["Security Alert/Use of Restricted Function (8)", "User Authentication/Login (4)"]
+    assert f"type {kind}" in alert_text(talk.records[0])
+    assert "someone-else" not in str(talk.records)
+    assert "passcode-marker" not in str(talk.records)
+
+
+def test_an_identity_nobody_looks_at_is_still_taken_off() -> None:
+    talk = Conversation(subject=PERSON, identity_rules=Ignored()).authenticate()
+    talk.requestor(associate_rq(items=[identity(2, b"someone-else")]))
+    talk.handle(UpstreamConnected())
+    assert b"someone-else" not in talk.take(A)
+    assert "someone-else" not in str(talk.records)
 
 
 def test_contexts_the_policy_forbids_are_left_out_and_rejected_by_the_user() -> None:

@@ -1,0 +1,103 @@
+"""The other kinds of ends: an inner caller without TLS, and a destination that is called with TLS.
+
+They carry what leaves through inner ports, a small part of the traffic, so asyncio's own TLS is good enough for the second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from securepacs.policy.subject import Subject
+from securepacs_proxy.commands import Destination
+from securepacs_proxy.connection.ends import LINGER_SECONDS, WRITE_LIMIT, End, Owner
+from securepacs_proxy.events import Side
+from securepacs_proxy.relay import Relay
+from securepacs_proxy.tls_bio import Buffers
+from securepacs_proxy.ways import ClientTls
+
+
+@dataclass(frozen=True, slots=True)
+class InnerPort:
+    """A port without TLS: who calls is known by the address, AccessDenied when it is not; and what relays its connections."""
+
+    identify: Callable[[str], Subject]
+    make_relay: Callable[[str], Relay]
+
+
+class InnerEnd(End):
+    """An archive that calls out: plain TCP, known by its address."""
+
+    def __init__(self, owner: Owner, buffers: Buffers) -> None:
+        super().__init__(Side.REQUESTOR, owner, buffers)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the socket and report who called."""
+        super().connection_made(transport)
+        name = transport.get_extra_info("peername") or ("", 0)  # a caller that is gone again has no name
+        self._owner.on_opened(str(name[0]), int(name[1]))
+
+
+class SecuredEnd(End):
+    """A destination that is called with TLS. Everything passes through the transport: the bare socket is never written to."""
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the certificate that the destination showed, "" when it showed none."""
+        found = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
+        certificate = found.getpeercert(binary_form=True) if isinstance(found, ssl.SSLObject) else None
+        return hashlib.sha256(certificate).hexdigest() if certificate else ""
+
+    def eof_received(self) -> bool:
+        """Note the end of input; TLS has no half-closed connection, so it is also the end of output."""
+        super().eof_received()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Report the end, with the words of TLS when it broke: a destination may refuse our certificate after the handshake."""
+        if isinstance(exc, ssl.SSLError) and not self._fault:
+            self._fault = f"TLS: {exc.reason or 'broken'}"
+        super().connection_lost(exc)
+
+    def close(self) -> None:
+        """Close with close_notify after everything written has left."""
+        transport = self._transport
+        if self.closing or transport is None:
+            return
+        self.closing = True
+        transport.close()
+        self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, transport.abort)
+
+    def _write(self, data: bytes | memoryview) -> None:
+        transport = self._transport
+        if transport is None or self.closing or transport.is_closing():
+            return
+        transport.write(bytes(data))  # a copy: the view is reused when this returns
+        if transport.get_write_buffer_size() > WRITE_LIMIT:
+            self._fault = "does not read what it asked for"
+            transport.abort()
+
+
+async def connect(end: End, destination: Destination, tls: ClientTls | None, *, seconds: float) -> str:
+    """Connect one end; return why it did not work, "" when it did."""
+    secure: dict[str, Any] = {"ssl": tls.context, "server_hostname": tls.server_name or destination.host} if tls else {}
+    try:
+        async with asyncio.timeout(seconds):
+            await asyncio.get_running_loop().create_connection(lambda: end, destination.host, destination.port, **secure)
+    except TimeoutError:
+        return f"no answer within {seconds:g} s"
+    except ssl.SSLCertVerificationError as error:
+        return f"its certificate is not accepted: {error.verify_message}"
+    except ssl.SSLError as error:
+        return f"no TLS: {error.reason or 'the handshake failed'}"
+    except OSError as error:
+        return os.strerror(error.errno) if error.errno else str(error)
+    wanted = tls.certificate_sha256 if tls is not None else ""
+    if wanted and isinstance(end, SecuredEnd) and end.fingerprint() != wanted:
+        end.abort()
+        return "its certificate is not the one in certificate_sha256"
+    return "closed the connection at once" if end.lost else ""
