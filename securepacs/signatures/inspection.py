@@ -17,6 +17,7 @@ from securepacs.signatures.instances import Target, raw_of
 from securepacs.signatures.judgement import name_key
 from securepacs.signatures.mac import MacStream
 from securepacs.signatures.profiles import PURPOSE_SCHEME, PURPOSES, is_signable, name_tag
+from securepacs.signatures.references import SecureReference, read_references
 from securepacs.signatures.sequences import (
     MacParameters,
     Scope,
@@ -31,7 +32,8 @@ from securepacs.signatures.sequences import (
 def describe(target: Target) -> dict[str, Any]:
     """Return what an instance and its signatures claim, ready for JSON. MalformedError when it is no DICOM instance.
 
-    `covered` are the elements listed and present, `problems` what does not follow the standard; both unverified.
+    `covered` are the elements listed and present, `problems` what does not follow the standard, `references`, when there are any,
+    those of a document to instances (PS3.15 A.4); all unverified.
     """
     raw, name = raw_of(target)
     dataset = open_dataset(raw)
@@ -40,7 +42,21 @@ def describe(target: Target) -> dict[str, Any]:
         for scope in survey(dataset).scopes
         for item in read_signatures(dataset, scope)
     ]
-    return {"file": name, "transfer_syntax": dataset.transfer_syntax, "signatures": signatures}
+    found = {"file": name, "transfer_syntax": dataset.transfer_syntax, "signatures": signatures}
+    try:
+        references = [_reference(one) for one in read_references(dataset)]
+    except MalformedError as error:
+        return found | {"references": [], "references_problem": error.message}
+    return found | {"references": references} if references else found
+
+
+def _reference(reference: SecureReference) -> dict[str, Any]:
+    return {
+        "sop_instance_uid": reference.instance.sop_instance_uid,
+        "mac_algorithm": reference.mac.algorithm if reference.mac else "",
+        "signed_tags": [f"{tag:08X}" for tag in reference.mac.tags] if reference.mac else [],
+        "signature_uids": [copy.uid for copy in reference.signatures],
+    }
 
 
 def _describe(dataset: EncodedDataSet, scope: Scope, item: SignatureItem, parameters: list[MacParameters]) -> dict[str, Any]:
