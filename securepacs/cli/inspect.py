@@ -33,6 +33,17 @@ def inspect(
         _line("")
         for name, value in signature.items():
             _line(f"  {name.replace('_', ' '):<20} {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    if "references_problem" in found:
+        _line(f"  its references cannot be read: {found['references_problem']}")
+    for reference in found.get("references", []):
+        _line("")
+        bound = (
+            [f"MAC {reference['mac_algorithm']} over {len(reference['signed_tags'])} elements"]
+            if reference["mac_algorithm"]
+            else []
+        )
+        bound += [f"signature {uid}" for uid in reference["signature_uids"]]
+        _line(f"  refers to {reference['sop_instance_uid']} by {', '.join(bound) or 'nothing that would protect it'}")
     if signatures:
         _line("")
         _line("Nothing of this has been verified.")

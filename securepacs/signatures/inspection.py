@@ -15,8 +15,14 @@ from securepacs.signatures.check import read_certificate
 from securepacs.signatures.coverage import measure, outline
 from securepacs.signatures.instances import Target, raw_of
 from securepacs.signatures.judgement import name_key
+<<<<<<< HEAD
 from securepacs.signatures.mac import MacStream, UnsignableError
 from securepacs.signatures.profiles import PURPOSE_SCHEME, PURPOSES, name_tag
+=======
+from securepacs.signatures.mac import MacStream
+from securepacs.signatures.profiles import PURPOSE_SCHEME, PURPOSES, is_signable, name_tag
+from securepacs.signatures.references import SecureReference, read_references
+>>>>>>> 9115b29044f627f319c4ba8992dce806047e3aca
 from securepacs.signatures.sequences import (
     MacParameters,
     Scope,
@@ -31,7 +37,8 @@ from securepacs.signatures.values import parse_date_time
 def describe(target: Target) -> dict[str, Any]:
     """Return what an instance and its signatures claim, ready for JSON. MalformedError when it is no DICOM instance.
 
-    `covered` are the elements listed and present, `problems` what does not follow the standard; both unverified.
+    `covered` are the elements listed and present, `problems` what does not follow the standard, `references`, when there are any,
+    those of a document to instances (PS3.15 A.4); all unverified.
     """
     raw, name = raw_of(target)
     dataset = open_dataset(raw)
@@ -41,7 +48,21 @@ def describe(target: Target) -> dict[str, Any]:
         for scope, parameters in zip(found.scopes, found.parameters, strict=True)
         for item in read_signatures(dataset, scope)
     ]
-    return {"file": name, "transfer_syntax": dataset.transfer_syntax, "signatures": signatures}
+    found = {"file": name, "transfer_syntax": dataset.transfer_syntax, "signatures": signatures}
+    try:
+        references = [_reference(one) for one in read_references(dataset)]
+    except MalformedError as error:
+        return found | {"references": [], "references_problem": error.message}
+    return found | {"references": references} if references else found
+
+
+def _reference(reference: SecureReference) -> dict[str, Any]:
+    return {
+        "sop_instance_uid": reference.instance.sop_instance_uid,
+        "mac_algorithm": reference.mac.algorithm if reference.mac else "",
+        "signed_tags": [f"{tag:08X}" for tag in reference.mac.tags] if reference.mac else [],
+        "signature_uids": [copy.uid for copy in reference.signatures],
+    }
 
 
 def _describe(dataset: EncodedDataSet, scope: Scope, item: SignatureItem, parameters: tuple[MacParameters, ...]) -> dict[str, Any]:
