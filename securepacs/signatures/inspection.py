@@ -15,14 +15,9 @@ from securepacs.signatures.check import read_certificate
 from securepacs.signatures.coverage import measure, outline
 from securepacs.signatures.instances import Target, raw_of
 from securepacs.signatures.judgement import name_key
-<<<<<<< HEAD
 from securepacs.signatures.mac import MacStream, UnsignableError
 from securepacs.signatures.profiles import PURPOSE_SCHEME, PURPOSES, name_tag
-=======
-from securepacs.signatures.mac import MacStream
-from securepacs.signatures.profiles import PURPOSE_SCHEME, PURPOSES, is_signable, name_tag
 from securepacs.signatures.references import SecureReference, read_references
->>>>>>> 9115b29044f627f319c4ba8992dce806047e3aca
 from securepacs.signatures.sequences import (
     MacParameters,
     Scope,
