@@ -37,6 +37,7 @@ def crl_status(
     The weightiest answer counts: REVOKED by any, also by one that is out of date, then GOOD, then UNUSABLE.
     """
     certificate, issuer = chain[position], chain[position + 1]
+    crls = [crl for crl in crls if _is_readable(crl)]
     plain = [crl for crl in crls if _is_plain_for(crl, issuer)]
     answers = [replace(_plain_status(crl, certificate, issuer, at), data=(crl,)) for crl in plain]
     best = weightiest(answers)
@@ -66,6 +67,14 @@ def weightiest(answers: Sequence[RevocationStatus]) -> RevocationStatus:
     if unusable:
         return min(unusable, key=lambda answer: answer.stale_by if answer.stale_by is not None else timedelta.max)
     return NOT_CONCERNED
+
+
+def _is_readable(crl: x509.CertificateRevocationList) -> bool:
+    """Whether the names on the CRL can be read; they are parsed when asked for, long after loading succeeded."""
+    try:
+        return crl.issuer is not None
+    except ValueError:
+        return False
 
 
 def _is_plain_for(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
@@ -143,7 +152,7 @@ def _plain_status(
     if entry is not None:
         try:
             reason = entry.extensions.get_extension_for_class(x509.CRLReason).value.reason.value
-        except x509.ExtensionNotFound:
+        except (x509.ExtensionNotFound, ValueError):  # revoked it is, for whatever reason
             reason = x509.ReasonFlags.unspecified.value
         return RevocationStatus(Outcome.REVOKED, "on the CRL", entry.revocation_date_utc, reason)
     next_update = crl.next_update_utc or crl.last_update_utc + _UNDATED_LIFETIME
