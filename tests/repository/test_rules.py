@@ -41,6 +41,7 @@ PURE = [
     "securepacs/audit/log_entry.py",
     "securepacs/audit/evidence.py",
     "securepacs/audit/sequences.py",
+    "securepacs/audit/aggregate.py",
     "securepacs/cms/*.py",
     "securepacs/dicom/*.py",
     "securepacs/signatures/mac.py",

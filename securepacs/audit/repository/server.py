@@ -1,7 +1,8 @@
-"""The repository's listener: syslog over mutual TLS (RFC 5425), a thread for each connection, durable before reading on.
+"""The repository's listener: syslog over mutual TLS (RFC 5425), a thread for each connection, durable before it is confirmed.
 
-A peer that fails to authenticate becomes a Security Alert (Node Authentication); what a connection sent before it broke is kept,
-a cut-off record as truncated. The handshake never runs where it could block another connection. Quiet connections stay.
+A peer that fails to authenticate becomes a Security Alert (Node Authentication), a flood of them one for each peer and minute
+(`audit.aggregate`). What a connection sent before it broke is kept, a cut-off record as truncated. The handshake never runs where
+it could block another connection. Quiet connections stay.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Self
 from cryptography import x509
 
 from securepacs.audit import events
+from securepacs.audit.aggregate import FailureAggregator, Refusals
 from securepacs.audit.framing import DEFAULT_LIMIT, Frame, FrameReader
 from securepacs.audit.message import AuditMessage, EventOutcomeIndicator
 from securepacs.audit.repository.indexer import IndexerPool
@@ -33,6 +35,7 @@ from securepacs.errors import ConfigError, Unavailable
 
 TRANSPORT = "tls"
 _READ_SIZE = 64 * 1024
+_LOOK_SECONDS = 5.0  # how often refusals that were counted are looked after
 _BATCH = 128  # records handed on together while more is there to be read
 _STOP_SECONDS = 10.0
 _logger = logging.getLogger(__name__)
@@ -73,6 +76,7 @@ class RepositoryServer:
         self._handshake_seconds = handshake_seconds
         self._frame_seconds = frame_seconds
         self._pool = IndexerPool(indexers)
+        self._refusals = FailureAggregator()
         self._stopping = threading.Event()
         self._guard = threading.Lock()
         self._connections: dict[threading.Thread, socket.socket] = {}
@@ -108,6 +112,9 @@ class RepositoryServer:
         for thread in standing:
             thread.join(_STOP_SECONDS)
         self._pool.close()
+        with self._guard:
+            told = self._refusals.end()
+        self._tell(told)
         self._activity(started=False)
 
     def __enter__(self) -> Self:
@@ -119,9 +126,14 @@ class RepositoryServer:
 
     # --- accepting ---------------------------------------------------------------------------------------------------
     def _accept(self) -> None:
+        self._listener.settimeout(_LOOK_SECONDS)
         while not self._stopping.is_set():
             try:
                 plain, address = self._listener.accept()
+                plain.settimeout(None)
+            except TimeoutError:
+                self._tell_due()
+                continue
             except OSError as error:
                 if not self._stopping.is_set():  # out of file descriptors, or the peer left while it waited
                     _logger.error("audit repository: accepting failed: %s", error.strerror)
@@ -145,6 +157,14 @@ class RepositoryServer:
             del self._connections[thread]
             return False
         return True
+
+    def _tell_due(self) -> None:
+        with self._guard:
+            told = self._refusals.due(at=datetime.now(UTC))
+        try:
+            self._tell(told)
+        except Unavailable as error:
+            _logger.error("audit repository: refusals cannot be recorded: %s", error)
 
     # --- one connection ----------------------------------------------------------------------------------------------
     def _serve(self, plain: socket.socket, address: str) -> None:
@@ -189,19 +209,26 @@ class RepositoryServer:
         if isinstance(error, ssl.SSLEOFError | ConnectionError):  # a port scan or a health check, no attempt to authenticate
             _logger.info("audit repository: %s left before the end of the handshake", address)
             return
-        detail = getattr(error, "verify_message", "")
-        self._note(
-            events.security_alert(
-                source=self._repository.source,
-                at=datetime.now(UTC),
-                alert_type=NODE_AUTHENTICATION,
-                reporter=events.participant(self._repository.source.AuditSourceID, host=self._repository.hostname),
-                performers=(events.participant(address, host=address),),
-                node_id=address,
-                alert_description=f"TLS handshake refused: {reason} {detail}".strip(),
-                outcome=EventOutcomeIndicator.SERIOUS_FAILURE,
+        detail = f"{reason} {getattr(error, 'verify_message', '')}".strip()
+        with self._guard:
+            told = self._refusals.refused(address, detail, at=datetime.now(UTC))
+        self._tell(told)
+
+    def _tell(self, told: list[Refusals]) -> None:
+        for each in told:
+            many = "" if each.count == 1 else f"{each.count} times since {each.since:%H:%M:%S}Z: "
+            self._note(
+                events.security_alert(
+                    source=self._repository.source,
+                    at=datetime.now(UTC),
+                    alert_type=NODE_AUTHENTICATION,
+                    reporter=events.participant(self._repository.source.AuditSourceID, host=self._repository.hostname),
+                    performers=(events.participant(each.peer, host=each.peer),),
+                    node_id=each.peer,
+                    alert_description=f"TLS handshake refused: {many}{each.reason}",
+                    outcome=EventOutcomeIndicator.SERIOUS_FAILURE,
+                )
             )
-        )
 
     def _receive(self, connection: ssl.SSLSocket, peer: _Peer) -> None:
         """Read, store, read on. Returns when the peer is done, breaks the framing, or stalls inside a record."""

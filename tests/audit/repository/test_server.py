@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -198,6 +199,24 @@ def test_no_certificate_is_refused_with_an_alert(server: RepositoryServer, repos
         connect(server, context).recv(1)
     wait_until(lambda: len(alerts(repository)) == 1, what="the alert")
     assert "PEER_DID_NOT_RETURN_A_CERTIFICATE" in alerts(repository)[0]
+
+
+def test_a_flood_of_refusals_is_two_records(repository: Repository, files: TlsFiles) -> None:
+    context = ssl.create_default_context(cafile=str(files.trust))
+    with RepositoryServer(repository, host="127.0.0.1", port=0, context=files.server_context()) as running:
+        for number in range(1, 21):
+            with suppress(OSError), connect(running, context) as refused:  # TLS 1.3: told after the handshake
+                refused.recv(1)
+            wait_until(lambda number=number: _refusals(running) == number, what="the refusal")  # type: ignore[misc]
+        assert len(alerts(repository)) == 1
+    first, rest = sorted(alerts(repository), key=len)
+    assert "19 times since" not in first
+    assert "19 times since" in rest
+
+
+def _refusals(server: RepositoryServer) -> int:
+    """Return how many refusals a running server has taken."""
+    return sum(count + 1 for count in server._refusals._counts.values())
 
 
 def test_an_expired_certificate_is_refused_with_an_alert(
