@@ -36,11 +36,10 @@ def test_errors_arrive_after_what_came_before() -> None:
         yield bytes(1 << 19)
         raise MalformedError("broken")
 
-    seen = 0
+    seen: list[int] = []
     with pytest.raises(MalformedError, match="broken"):
-        for piece in ahead(failing()):
-            seen += len(piece)
-    assert seen == 1 << 19
+        seen.extend(len(piece) for piece in ahead(failing()))
+    assert sum(seen) == 1 << 19
     assert stages() == []
 
 
