@@ -88,6 +88,7 @@ def _seal(content: bytes, signer: Credential | None, moment: datetime) -> tuple[
         return digested.seal(content, bare=True), ID_DIGESTED_DATA
     if not isinstance(signer.private_key, RSAPrivateKey):
         raise UsageError("the profile has RSA signers only", hint="sign with an RSA key, or without a signer", standard=_STANDARD)
+    signer = signer.for_documents()
     who = signed.Signer(signer.certificate, signer.private_key, signer.chain)
     return signed.sign(content, [who], content_type=ID_DATA, signing_time=moment, bare=True), ID_SIGNED_DATA
 
