@@ -139,6 +139,7 @@ def _seal(content: Stream, signer: Credential | None, moment: datetime, *, bare:
         return digested.seal_stream(content, bare=bare), ID_DIGESTED_DATA
     if not isinstance(signer.private_key, RSAPrivateKey):
         raise UsageError("the profile has RSA signers only", hint="sign with an RSA key, or without a signer", standard=STANDARD)
+    signer = signer.for_documents()
     who = signed.Signer(signer.certificate, signer.private_key, signer.chain)
     return signed.sign_stream(content, [who], content_type=ID_DATA, signing_time=moment, bare=bare), ID_SIGNED_DATA
 

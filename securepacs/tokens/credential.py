@@ -20,7 +20,10 @@ SigningKey: TypeAlias = RSAPrivateKey | EllipticCurvePrivateKey
 
 
 class Assurance(StrEnum):
-    """How well the private key is kept from its owner and everybody else."""
+    """How well the private key is kept from its owner and everybody else.
+
+    HARDWARE only for a key that was generated in its token and never could leave it; one that was put into a token may have copies.
+    """
 
     HARDWARE = "hardware"
     SOFTWARE = "software"
@@ -40,6 +43,11 @@ class Credential:
     assurance: Assurance = Assurance.SOFTWARE
     label: str = ""
     login_only: bool = False
+
+    @property
+    def in_token(self) -> bool:
+        """Whether the private key is a delegate of a key in a token, whose bytes cannot be had, wherever it was generated."""
+        return hasattr(self.private_key, "token_key")
 
     def for_documents(self) -> Self:
         """Return this credential, or raise UsageError when its key is for logging in only."""

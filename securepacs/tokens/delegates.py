@@ -68,7 +68,7 @@ class Pkcs11RSAPrivateKey(rsa.RSAPrivateKey):
     """An RSA key inside a token. Signs PKCS1v15 and PSS; decrypts PKCS1v15 and, where the token can, OAEP (else TokenError)."""
 
     def __init__(self, token_key: TokenKey, public_key: rsa.RSAPublicKey) -> None:
-        self._token_key = token_key
+        self.token_key = token_key
         self._public_key = public_key
 
     @property
@@ -92,7 +92,7 @@ class Pkcs11RSAPrivateKey(rsa.RSAPrivateKey):
     def _sign_pkcs1v15(self, digest: bytes, hash_algorithm: hashes.HashAlgorithm) -> bytes:
         if hash_algorithm.name not in _DIGEST_INFO:
             raise UsageError(f"the token does not sign {hash_algorithm.name} digests", standard="RFC 8017 9.2")
-        return self._token_key.sign(_DIGEST_INFO[hash_algorithm.name] + digest, Mechanism.RSA_PKCS)
+        return self.token_key.sign(_DIGEST_INFO[hash_algorithm.name] + digest, Mechanism.RSA_PKCS)
 
     def _sign_pss(self, digest: bytes, hash_algorithm: hashes.HashAlgorithm, pss: paddings.PSS) -> bytes:
         mask_hash = pss.mgf._algorithm
@@ -100,7 +100,7 @@ class Pkcs11RSAPrivateKey(rsa.RSAPrivateKey):
             raise UsageError(f"the token does not sign {hash_algorithm.name} digests", standard="RFC 8017 9.1")
         salt = self._salt_length(pss._salt_length, hash_algorithm)
         parameter = (_PSS_HASHES[hash_algorithm.name][0], _PSS_HASHES[mask_hash.name][1], salt)
-        return self._token_key.sign(digest, Mechanism.RSA_PKCS_PSS, parameter)
+        return self.token_key.sign(digest, Mechanism.RSA_PKCS_PSS, parameter)
 
     def _salt_length(self, wanted: object, hash_algorithm: hashes.HashAlgorithm) -> int:
         if isinstance(wanted, int):
@@ -117,12 +117,12 @@ class Pkcs11RSAPrivateKey(rsa.RSAPrivateKey):
         A token has no implicit rejection: callers must treat ValueError and a wrong plaintext alike (RFC 3218).
         """
         if isinstance(padding, paddings.PKCS1v15):
-            return self._token_key.decrypt(ciphertext, Mechanism.RSA_PKCS)
+            return self.token_key.decrypt(ciphertext, Mechanism.RSA_PKCS)
         if isinstance(padding, paddings.OAEP):
             digest, mask = padding.algorithm.name, padding.mgf._algorithm.name
             if digest in _PSS_HASHES and mask in _PSS_HASHES:
                 parameter = (_PSS_HASHES[digest][0], _PSS_HASHES[mask][1], padding._label or None)
-                return self._token_key.decrypt(ciphertext, Mechanism.RSA_PKCS_OAEP, parameter)
+                return self.token_key.decrypt(ciphertext, Mechanism.RSA_PKCS_OAEP, parameter)
         raise UsageError("tokens decrypt PKCS #1 v1.5 and OAEP with SHA-1 or SHA-2 only", standard="RFC 8017 7")
 
     def private_numbers(self) -> NoReturn:
@@ -147,7 +147,7 @@ class Pkcs11EllipticCurvePrivateKey(ec.EllipticCurvePrivateKey):
     """An elliptic curve key inside a token. Signs ECDSA; key agreement is not offered."""
 
     def __init__(self, token_key: TokenKey, public_key: ec.EllipticCurvePublicKey) -> None:
-        self._token_key = token_key
+        self.token_key = token_key
         self._public_key = public_key
 
     @property
@@ -170,7 +170,7 @@ class Pkcs11EllipticCurvePrivateKey(ec.EllipticCurvePrivateKey):
             raise UsageError("elliptic curve keys in tokens sign ECDSA only")
         digest, _ = _digest(data, signature_algorithm.algorithm)
         field_bytes = (self.key_size + 7) // 8
-        raw = self._token_key.sign(digest[:field_bytes], Mechanism.ECDSA)  # the leftmost bits count (FIPS 186-5 6.4)
+        raw = self.token_key.sign(digest[:field_bytes], Mechanism.ECDSA)  # the leftmost bits count (FIPS 186-5 6.4)
         half = len(raw) // 2
         return encode_dss_signature(int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big"))
 

@@ -173,7 +173,7 @@ class Pkcs11Token:
         with self._session() as session:
             stored = list(_certificates(session))
             keys = list(session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY}))
-            with_key = {attribute(key, Attribute.ID) for key in keys}
+            with_key = {attribute(key, Attribute.ID): _assurance(key) for key in keys}
             manufacturer = session.token.manufacturer_id
         others = [certificate for _, _, certificate in stored]
         return [
@@ -181,7 +181,7 @@ class Pkcs11Token:
                 certificate,
                 self._delegate(key_id, public_key),
                 order_chain(certificate, others),
-                Assurance.HARDWARE,
+                with_key[key_id],
                 label,
                 login_only=is_piv(manufacturer) and key_id in PIV_LOGIN_KEYS,
             )
@@ -262,6 +262,12 @@ def open_credential(uri: str, *, pin: PinSource | None, key_usage: str | None = 
             labels = ", ".join(sorted(credential.label for credential in found))
             raise TokenError(f"several keys fit: {labels}", hint="add object=... or id=... to the URI")
         yield found[0]
+
+
+def _assurance(key: Any) -> Assurance:
+    """Tell whether a key was generated on the token and never could leave it (CKA_LOCAL, CKA_NEVER_EXTRACTABLE, PKCS #11 4.9)."""
+    born_here = attribute(key, Attribute.LOCAL) is True and attribute(key, Attribute.NEVER_EXTRACTABLE) is True
+    return Assurance.HARDWARE if born_here else Assurance.SOFTWARE
 
 
 def _allows(credential: Credential, key_usage: str) -> bool:

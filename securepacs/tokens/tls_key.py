@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from securepacs.errors import ConfigError, SecurePacsError, TokenError, UsageError
-from securepacs.tokens.credential import Assurance, Credential
+from securepacs.tokens.credential import Credential
 
 _HASHES: dict[str, Callable[[], hashes.HashAlgorithm]] = {
     "sha1": hashes.SHA1,
@@ -162,7 +162,7 @@ def _context(
 
 def use_credential(context: ssl.SSLContext, credential: Credential) -> None:
     """Make `credential` the identity of any `context`; only a `KeyContext` tells a token's own errors."""
-    if credential.assurance is Assurance.SOFTWARE:
+    if not credential.in_token:
         _load_software_key(context, credential)
         return
     try:

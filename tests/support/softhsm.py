@@ -97,6 +97,11 @@ def _see_new_tokens(module: Path) -> None:
         p11kit.library(module).reinitialize()
 
 
+def see_new_objects(token: SoftHsmToken) -> None:
+    """Let SoftHSM look at what another process put into `token`."""
+    _see_new_tokens(token.module)
+
+
 KINDS: tuple[KeyKind, ...] = ("rsa-2048", "rsa-3072", "p256")
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from securepacs.pki import CertificateProfile
 from tests.support.piv_card import PIN, PUK, PivCard, piv_card, run_with_card, spy_module, start_with_card
-from tests.support.pki import make_pki
+from tests.support.pki import make_pki, pem_of
 
 pytestmark = pytest.mark.interop
 
@@ -20,7 +20,7 @@ WRONG = "000000"
 CLI = [sys.executable, "-c", "from securepacs.cli.main import main; main()"]
 HEAD = """
 import json, sys
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from securepacs.errors import SecurePacsError, PinIncorrect
 from securepacs.tokens.pkcs11 import Pkcs11Token, list_tokens, open_credential
@@ -292,3 +292,47 @@ with open_credential(URI, pin=pin) as credential:
     first, *others = run(card, script, uri=card.uri("9d"))
     assert first == "secret"
     assert all(answer in ("secret", ["TokenError", None]) for answer in others)
+
+
+TLS = """
+import socket, ssl, threading
+from pathlib import Path
+from cryptography import x509
+from securepacs.tokens.tls_key import client_context
+folder, version = Path(sys.argv[3]), getattr(ssl.TLSVersion, sys.argv[4])
+server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+server.load_cert_chain(folder / "server.pem")
+server.load_verify_locations(folder / "root.pem")
+server.verify_mode = ssl.CERT_REQUIRED
+listener = socket.create_server(("127.0.0.1", 0))
+def serve():
+    with server.wrap_socket(listener.accept()[0], server_side=True) as tls:
+        tls.sendall(tls.getpeercert(binary_form=True))
+threading.Thread(target=serve, daemon=True).start()
+chain = x509.load_pem_x509_certificates((folder / "chain.pem").read_bytes())
+with open_credential(URI, pin=pin) as credential:
+    from dataclasses import replace
+    root = x509.load_pem_x509_certificate((folder / "root.pem").read_bytes())
+    context = client_context(replace(credential, chain=tuple(chain)), trust=[root], maximum_version=version)
+    with context.wrap_socket(socket.create_connection(listener.getsockname()), server_hostname="localhost") as tls:
+        negotiated, received = tls.version(), b""
+        while data := tls.recv(65536):
+            received += data
+        tell([negotiated, received == credential.certificate.public_bytes(serialization.Encoding.DER)])
+"""
+
+
+@pytest.mark.parametrize("kind", ["rsa-2048", "rsa-3072", "p256"])
+@pytest.mark.parametrize(("version", "name"), [("TLSv1_2", "TLSv1.2"), ("TLSv1_3", "TLSv1.3")])
+def test_tls_with_the_key_in_the_card(tmp_path: Path, kind: Any, version: str, name: str) -> None:
+    pki = make_pki(tmp_path)
+    server = pki.credential(CertificateProfile.GATEWAY_SERVER, "server", key_kind="p256", dns=["localhost"])
+    key, certificate = pki.write_pem(server, tmp_path)
+    (tmp_path / "server.pem").write_bytes(key.read_bytes() + certificate.read_bytes())
+    pki.write_trust(tmp_path)
+    (tmp_path / "chain.pem").write_bytes(pem_of(*pki.ca.chain))
+    with piv_card(tmp_path / "card", {"9a": pki.credential(CertificateProfile.RADIOLOGIST, "Dr. Kim", key_kind=kind)}) as card:
+        done = run_with_card(card, [sys.executable, "-c", HEAD + TLS, card.uri("9a"), PIN, str(tmp_path), version])
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert json.loads(done.stdout) == [name, True]
+        assert card.state["verify"] == 1

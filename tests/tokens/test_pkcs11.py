@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from securepacs.errors import ConfigError, PinIncorrect, PinLocked, TokenError, TokenNotPresent, UsageError
 from securepacs.pki import CertificateProfile
@@ -25,7 +26,8 @@ from securepacs.tokens.openssl_queue import shielded
 from securepacs.tokens.pkcs11 import Pkcs11Token, list_tokens, open_credential
 from tests.support.cms_samples import holder
 from tests.support.pki import make_pki
-from tests.support.softhsm import KINDS, enrolled_token, softhsm_token
+from tests.support.programs import require
+from tests.support.softhsm import KINDS, enrolled_token, see_new_objects, softhsm_token
 
 pytestmark = pytest.mark.usefixtures("clean_queue")
 
@@ -191,7 +193,7 @@ def test_a_lost_session_is_replaced() -> None:
     with Pkcs11Token.open(token.uri, pin=token.pin_source) as opened:
         key = rsa_key(opened)
         sign(key)
-        key._token_key._session.close()
+        key.token_key._session.close()
         sign(key)
 
 
@@ -468,6 +470,25 @@ def test_generate_and_write() -> None:
         assert private[pkcs11.Attribute.SENSITIVE] is True
         assert private[pkcs11.Attribute.EXTRACTABLE] is False
         session.close()
+
+
+def test_a_key_that_was_put_into_the_token_is_software(tmp_path: Path) -> None:
+    """It may have copies elsewhere, and still never comes out of the token again."""
+    token = softhsm_token()
+    pki = make_pki(tmp_path)
+    outside = pki.credential(CertificateProfile.MODALITY, "imported", key_kind="rsa-2048")
+    key_file = tmp_path / "key.pem"
+    key_file.write_bytes(outside.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    arguments = ["--import", str(key_file), "--token", token.label, "--label", "imported", "--id", "42", "--pin", token.pin]
+    subprocess.run([require("softhsm2-util"), *arguments], check=True, capture_output=True, timeout=60)
+    see_new_objects(token)
+    with Pkcs11Token.open(token.uri, pin=token.pin_source) as opened:
+        opened.write_certificate(outside.certificate, label="imported", id=b"\x42")
+        (credential,) = opened.credentials()
+        assert credential.assurance is Assurance.SOFTWARE
+        assert credential.in_token
+        assert not outside.in_token
+        sign(credential.private_key)
 
 
 def test_writing_without_a_pin_is_refused() -> None:

@@ -18,7 +18,7 @@ from securepacs.errors import ConfigError, TokenError, UsageError
 from securepacs.pki import CertificateProfile
 from securepacs.pki.keys import KeyKind
 from securepacs.tokens import p11kit
-from securepacs.tokens.credential import Assurance, Credential
+from securepacs.tokens.credential import Credential
 from securepacs.tokens.probe import proves_possession
 from securepacs.tokens.tls_key import TokenHandshakeError, client_context, server_context, use_credential
 from tests.support.pki import TestPki, make_pki
@@ -169,15 +169,16 @@ def test_misuse_is_refused(tmp_path: Path) -> None:
         client_context(Credential(mine.certificate, other.private_key), trust=[pki.ca.root])
 
 
-def test_a_key_that_does_not_fit_its_certificate_fails_the_handshake(tmp_path: Path) -> None:
+def test_a_key_that_does_not_fit_its_certificate_fails_the_handshake() -> None:
     """A delegate's key cannot be compared beforehand; the server refuses the signature."""
-    pki = make_pki(tmp_path)
-    mine = pki.credential(CertificateProfile.RADIOLOGIST, "Dr. Kim")
-    other = pki.credential(CertificateProfile.RADIOLOGIST, "Dr. Lee")
-    wrong = replace(mine, private_key=other.private_key, assurance=Assurance.HARDWARE)
-    context = client_context(wrong, trust=[pki.ca.root], maximum_version=ssl.TLSVersion.TLSv1_2)
-    with echo_server(server_of(pki)) as (port, seen), pytest.raises(OSError, match=r"."):
-        talk(port, context)
+    _, pki = enrolled_token()
+    mine = pki.credential(CertificateProfile.RADIOLOGIST, "Dr. Kim", key_kind="rsa-2048")
+    with token_credential("rsa-2048") as other:
+        context = client_context(
+            replace(mine, private_key=other.private_key), trust=[pki.ca.root], maximum_version=ssl.TLSVersion.TLSv1_2
+        )
+        with echo_server(server_of(pki)) as (port, seen), pytest.raises(OSError, match=r"."):
+            talk(port, context)
     assert isinstance(seen[0], ssl.SSLError)
 
 
