@@ -43,12 +43,12 @@ def describe(target: Target) -> dict[str, Any]:
         for scope, parameters in zip(found.scopes, found.parameters, strict=True)
         for item in read_signatures(dataset, scope)
     ]
-    found = {"file": name, "transfer_syntax": dataset.transfer_syntax, "signatures": signatures}
+    described = {"file": name, "transfer_syntax": dataset.transfer_syntax, "signatures": signatures}
     try:
         references = [_reference(one) for one in read_references(dataset)]
     except MalformedError as error:
-        return found | {"references": [], "references_problem": error.message}
-    return found | {"references": references} if references else found
+        return described | {"references": [], "references_problem": error.message}
+    return described | {"references": references} if references else described
 
 
 def _reference(reference: SecureReference) -> dict[str, Any]:
