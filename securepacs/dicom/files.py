@@ -41,15 +41,15 @@ def replace_file(path: Path, pieces: Iterable[Buffer], mode: int | None = None) 
     created = False
     try:
         permissions = path.stat().st_mode & 0o7777 if path.exists() else mode
-        # without a mode the kernel applies the umask; to ask for the umask one has to set it, for all threads
+        if permissions is None:
+            permissions = 0o666 & ~_umask()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with os.fdopen(os.open(temporary, flags, 0o666 if permissions is None else permissions & 0o700), "wb") as file:
+        with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:  # nobody else reads what is not yet complete
             created = True
             for piece in pieces:
                 file.write(piece)
             file.flush()
-            if permissions is not None:
-                os.fchmod(file.fileno(), permissions)
+            os.fchmod(file.fileno(), permissions)
             os.fsync(file.fileno())
         temporary.replace(path)
         created = False
@@ -58,6 +58,15 @@ def replace_file(path: Path, pieces: Iterable[Buffer], mode: int | None = None) 
     finally:
         if created:
             temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """Return the umask of the process, as the kernel tells it: os.umask would have to change it, for all threads, to know it."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.partition("Umask:")[2].split(None, 1)[0], 8)
+    except (OSError, IndexError, ValueError):
+        return 0o077  # not told: private
 
 
 def sync_folder(folder: Path) -> None:

@@ -16,6 +16,7 @@ from securepacs.dicom.edit import encode_element, encode_sequence, replace_eleme
 from securepacs.dicom.part10 import open_dataset, read_part10
 from securepacs.signatures import evaluate
 from securepacs.signatures.check import digest
+from securepacs.signatures.preparation import sign_digest
 from securepacs.signatures.sequences import (
     DIGITAL_SIGNATURES_SEQUENCE,
     MAC_PARAMETERS_SEQUENCE,
@@ -24,7 +25,6 @@ from securepacs.signatures.sequences import (
     encode_signature_value,
     survey,
 )
-from securepacs.signatures.sign import sign_digest
 from securepacs.trust import TrustPolicy
 from securepacs.trust.timestamp import build_request, read_response
 from tests.signatures.test_dcmsign import material, run, sign_with_dcmsign, verify_with_dcmsign
