@@ -63,3 +63,10 @@ def test_commands_in_the_pages_exist() -> None:
         if not any(words == name or words.startswith(f"{name} ") or name.startswith(f"{words} ") for name in known)
     }
     assert unknown == set()
+
+
+def test_decisions_are_numbered_once_and_say_their_number() -> None:
+    pages = sorted((REPOSITORY / "docs" / "adr").glob("*.md"))
+    numbers = [page.name[:4] for page in pages]
+    assert sorted(set(numbers)) == numbers
+    assert [page.read_text(encoding="utf-8")[:7] for page in pages] == [f"# {number}:" for number in numbers]
