@@ -7,7 +7,7 @@ that no two processes ever work by different rules.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,17 +17,16 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from securepacs.audit.message import AuditSourceIdentification
 from securepacs.errors import ConfigError, SecurePacsError
-from securepacs.policy.cedar import CedarPolicy
 from securepacs.policy.roles import Enrolment
 from securepacs.policy.subject import Policy, Subject
 from securepacs.tls import TlsProfile, profile
 from securepacs.tokens.credential import Credential
 from securepacs_proxy.assertions import identity_rules
-from securepacs_proxy.config import GatewayConfig, load, read_certificates, read_crl, read_private_key
+from securepacs_proxy.config import GatewayConfig, load, policy_of, read_certificates, read_crl, read_private_key
 from securepacs_proxy.config.model import ListenerSection
 from securepacs_proxy.config.rules import calls_of
 from securepacs_proxy.dicom.user_identity import Certified, IdentityRules
-from securepacs_proxy.identity import enrolment_of, identify_among
+from securepacs_proxy.identity import Scopes, enrolment_of, identify_among, scopes_of
 from securepacs_proxy.ways import ClientTls, Egress, client_tls, egress_of
 
 _ATTEMPTS = 3
@@ -45,6 +44,7 @@ class Listener:
     credential: Credential
     trust: tuple[x509.Certificate, ...]
     crls: tuple[x509.CertificateRevocationList, ...]
+    revocation_elsewhere: bool = False  # missing or old lists are judged by the keeper, not by OpenSSL
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,11 @@ class Snapshot:
     policy: Policy
     listeners: tuple[Listener, ...]
     enrolment: tuple[Enrolment, ...]
+    scopes: Scopes
     egress: tuple[Egress, ...] = ()
     client_tls: Mapping[str, ClientTls] = field(default_factory=dict, repr=False)
     identity_rules: IdentityRules = field(default_factory=Certified, repr=False)
-    identified: dict[x509.Certificate, Subject] = field(default_factory=dict, repr=False, compare=False)
+    identified: dict[tuple[x509.Certificate, ...], Subject] = field(default_factory=dict, repr=False, compare=False)
 
     def source(self, process: str = "") -> AuditSourceIdentification:
         """Return the audit source of one process; each worker is an ordered source of its own."""
@@ -71,22 +72,23 @@ class Snapshot:
             AuditSourceTypeCode=(_SOURCE_TYPE,),
         )
 
-    def identify(self, certificate: x509.Certificate) -> Subject:
-        """Return who stands behind a certificate; AccessDenied for who is not enrolled."""
-        subject = self.identified.get(certificate)
+    def identify(self, certificate: x509.Certificate, chain: Sequence[x509.Certificate] = ()) -> Subject:
+        """Return who stands behind a certificate whose path is `chain`, the anchor last; AccessDenied for who is not enrolled."""
+        known = (certificate, *chain[-1:])  # what a certificate may say depends on the anchor, and two paths may lead to two
+        subject = self.identified.get(known)
         if subject is None:
-            subject = identify_among(certificate, self.enrolment)
+            subject = identify_among(certificate, self.enrolment, scopes=self.scopes, chain=chain)
             if len(self.identified) >= _IDENTIFIED:
                 self.identified.clear()
-            self.identified[certificate] = subject
+            self.identified[known] = subject
         return subject
 
-    def verdict(self, certificate: x509.Certificate, subject: Subject) -> str:
+    def verdict(self, certificate: x509.Certificate, subject: Subject, chain: Sequence[x509.Certificate] = ()) -> str:
         """Return why a live connection must end under these settings, "" when it may go on."""
         if any(_revokes(crl, certificate) for listener in self.listeners for crl in listener.crls):
             return "its certificate was revoked"
         try:
-            now = self.identify(certificate)
+            now = self.identify(certificate, chain)
         except SecurePacsError as error:
             return error.message
         return "" if now == subject else "its enrolment was changed"
@@ -97,11 +99,11 @@ def read_snapshot(path: Path) -> Snapshot:
     for _ in range(_ATTEMPTS):
         config = load(path)
         before = _digest(path, config)
-        listeners = tuple(_listener(section, index) for index, section in enumerate(config.listeners))
+        listeners = tuple(_listener(section, index, config) for index, section in enumerate(config.listeners))
         egress, tls, identities = egress_of(config), client_tls(config), identity_rules(config)
-        policy = CedarPolicy.from_folder(config.policy.folder)
+        enrolment, scopes, policy = enrolment_of(config), scopes_of(config), policy_of(config.policy)
         if _digest(path, config) == before:
-            return Snapshot(path, before, config, policy, listeners, enrolment_of(config), egress, tls, identities)
+            return Snapshot(path, before, config, policy, listeners, enrolment, scopes, egress, tls, identities)
     raise ConfigError("the files of the configuration change while they are read", hint="reload again when they are complete")
 
 
@@ -116,12 +118,14 @@ def needs_restart(old: Snapshot, new: Snapshot) -> str:
         "gateway.name": (one.gateway.name, other.gateway.name),
         "gateway.workers": (one.gateway.workers, other.gateway.workers),
         "audit": (one.audit, other.audit),
+        "metrics": (one.metrics, other.metrics),
+        "revocation": (one.revocation is None, other.revocation is None),
         "limits.max_connections": (one.limits.max_connections, other.limits.max_connections),
     }
     return next((key for key, (before, after) in fixed.items() if before != after), "")
 
 
-def _listener(section: ListenerSection, index: int) -> Listener:
+def _listener(section: ListenerSection, index: int, config: GatewayConfig) -> Listener:
     key = f"listener[{index}]"
     certificates = read_certificates(section.certificate, key=f"{key}.certificate")
     private_key = read_private_key(section.key, key=f"{key}.key")
@@ -137,6 +141,7 @@ def _listener(section: ListenerSection, index: int) -> Listener:
         credential=Credential(certificates[0], private_key, tuple(certificates[1:])),
         trust=tuple(trust),
         crls=tuple(read_crl(path, key=f"{key}.crls") for path in section.crls),
+        revocation_elsewhere=config.revocation is not None,
     )
 
 
@@ -158,6 +163,7 @@ def _named_files(config: GatewayConfig) -> Iterable[Path]:
         yield from issuer.keys
     for _, call in calls_of(config):
         yield from (*filter(None, (call.certificate, call.key)), *call.trust, *call.crls)
+    yield from (anchor.certificate for anchor in config.anchors)
     if config.policy.folder is not None:
         yield from sorted(config.policy.folder.glob("*.cedar*"))
 

@@ -32,6 +32,12 @@ class Session:
     archive: str = ""
     received: int = 0
     sent: int = 0
+    inner: bool = False  # an archive that calls out, on an inner port
+
+    @property
+    def moved(self) -> int:
+        """Bytes in both directions."""
+        return self.received + self.sent
 
     def to_dict(self) -> dict[str, object]:
         """Return the row as `gateway status --json` prints it; no patient data is in it."""
@@ -42,6 +48,7 @@ class Session:
             "user": subject.user_id if subject else "",
             "name": subject.name if subject else "",
             "roles": sorted(subject.roles) if subject else [],
+            "assurance": subject.assurance if subject else "",
             "certificate_sha256": subject.certificate_sha256 if subject else "",
             "since": self.since.isoformat(timespec="seconds"),
             "state": self.state.value,
@@ -77,11 +84,13 @@ class SessionTable:
         self._rows[session.id] = session
         self.totals.accepted += 1
 
-    def remove(self, session: Session) -> None:
-        """End a session; its bytes go into the totals."""
-        if self._rows.pop(session.id, None) is not None:
-            self.totals.received += session.received
-            self.totals.sent += session.sent
+    def remove(self, session: Session) -> bool:
+        """End a session; its bytes go into the totals. False when it never began."""
+        if self._rows.pop(session.id, None) is None:
+            return False
+        self.totals.received += session.received
+        self.totals.sent += session.sent
+        return True
 
     def __len__(self) -> int:
         return len(self._rows)

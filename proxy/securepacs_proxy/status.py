@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from securepacs.errors import MalformedError, Unavailable
+from securepacs.errors import MalformedError, Unavailable, UsageError
 from securepacs_proxy.control import LineReader, Message, encode
 
 SOCKET_NAME = "control.sock"
+SUPERVISOR = "supervisor"  # as it answers, and as it calls itself in records
 _ANSWER_SECONDS = 10.0
 
 
@@ -34,17 +35,25 @@ def ask(spool: Path, request: Message) -> dict[str, Message]:
     raise Unavailable(f"the gateway at {path} gave no answer", hint="try again")
 
 
+def order(spool: Path, request: Message) -> Message:
+    """Send a request that the supervisor answers itself, and return that answer. Raises Unavailable, UsageError when it refuses."""
+    answer = ask(spool, request)[SUPERVISOR]
+    if answer.get("error"):
+        raise UsageError(str(answer["error"]), hint=str(answer.get("hint", "")))
+    return answer
+
+
 def sessions(spool: Path) -> list[dict[str, Any]]:
     """Return all live sessions of a gateway, oldest first, each with the name of its worker."""
     answers = ask(spool, {"type": "status"})
-    rows = ({**session, "worker": worker} for worker, answer in answers.items() for session in answer["sessions"])
+    rows = ({**session, "worker": worker} for worker, answer in answers.items() for session in answer.get("sessions", ()))
     return sorted(rows, key=lambda row: str(row["since"]))
 
 
 def end_session(spool: Path, session: str, *, reason: str) -> bool:
     """End one live session; False when no worker has it."""
     answers = ask(spool, {"type": "end", "session": session, "reason": reason})
-    return any(answer["count"] for answer in answers.values())
+    return any(answer.get("count") for answer in answers.values())
 
 
 def is_running(path: Path) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import typer
 
 from securepacs import __version__
-from securepacs.cli import audit, doctor, evidence, inspect, media, original, output, pki, sign, signature, token, verify
+from securepacs.cli import audit, doctor, evidence, inspect, media, original, output, pki, sign, signature, tls, token, verify
 
 app = typer.Typer(
     name="securepacs",
@@ -24,6 +24,7 @@ app.add_typer(media.app, name="media")
 app.add_typer(original.app, name="original")
 app.add_typer(pki.app, name="pki")
 app.add_typer(signature.app, name="signature")
+app.add_typer(tls.app, name="tls")
 app.add_typer(token.app, name="token")
 
 

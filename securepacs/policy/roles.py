@@ -4,6 +4,9 @@
 2. Any other certificate is a device when it is made for a machine (extended key usage serverAuth, a DNS name, IP address or URI
    among its names, or a device role in hcRole), and a device without enrolment has no roles.
 3. What remains is a person with the roles of the hcRole attribute (ISO 17090-2).
+4. The scope of the trust anchor cuts off what the anchor may not say. Names can be put into any certificate, so it also cuts what
+   an enrolment by name gives; an enrolment by fingerprint is about one certificate and is not cut.
+5. Assurance is what the enrolment says, else `hardware` when a certificate policy promises it, else `software`.
 
 Not checked here: path, validity, revocation. TLS does that before anybody asks.
 """
@@ -11,7 +14,7 @@ Not checked here: path, validity, revocation. TLS does that before anybody asks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -19,6 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from securepacs.codes import ROLE_GATEWAY_PEER, ROLE_MODALITY
 from securepacs.errors import AccessDenied, MalformedError
+from securepacs.policy.scope import UNLIMITED, AnchorScope
 from securepacs.policy.subject import Subject, SubjectKind
 from securepacs.trust.hcrole import roles_of
 
@@ -41,19 +45,23 @@ class Enrolment:
     common_name: str = ""
     ae_titles: frozenset[str] = frozenset()
     user_names: frozenset[str] = frozenset()
+    assurance: str = ""
 
 
-def subject_of(certificate: x509.Certificate, *, enrolment: Sequence[Enrolment]) -> Subject:
+def subject_of(
+    certificate: x509.Certificate, *, enrolment: Sequence[Enrolment], scope: AnchorScope = UNLIMITED, anchor_sha256: str = ""
+) -> Subject:
     """Return the subject of an authenticated certificate.
 
     `user_id` is stable over renewals: of a person the e-mail address among the alternative names (RFC 5280 4.2.1.6), else the
     common name; of a device the common name, else the fingerprint. An enrolment by fingerprint wins over one by e-mail address,
-    and that over one by common name. Raises AccessDenied for a certificate that names nobody, or that cannot be read.
+    and that over one by common name. Raises AccessDenied for a certificate that names nobody, that cannot be read, or that names an
+    organisation for which its anchor may not speak.
     """
     try:
         names, claimed = _alternative_names(certificate), roles_of(certificate)
         common_name, organization = _single(certificate, NameOID.COMMON_NAME), _single(certificate, NameOID.ORGANIZATION_NAME)
-        serves = _serves(certificate)
+        serves, policies = _serves(certificate), _policies(certificate)
     except (ValueError, MalformedError) as error:
         raise AccessDenied("the certificate cannot be read", hint="have it issued anew") from error
     emails = [name.value for name in names if isinstance(name, x509.RFC822Name)]
@@ -61,10 +69,18 @@ def subject_of(certificate: x509.Certificate, *, enrolment: Sequence[Enrolment])
     row = _row(enrolment, fingerprint, emails, common_name)
     looks_like_device = serves or not DEVICE_ROLES.isdisjoint(claimed) or any(isinstance(name, _MACHINE_NAMES) for name in names)
     kind = row.kind if row else SubjectKind.DEVICE if looks_like_device else SubjectKind.PERSON
+    if row is not None and row.certificate_sha256:
+        scope, anchor_sha256 = replace(UNLIMITED, hardware_policies=scope.hardware_policies), ""
+    if not scope.speaks_for(organization):
+        raise AccessDenied(
+            f"the certificate names the organisation {organization!r}, for which its CA may not speak",
+            hint="add it to `organizations` of the [[anchor]], or enrol the certificate by its fingerprint",
+        )
     if kind is SubjectKind.DEVICE:
-        user_id, roles = common_name or fingerprint, row.roles if row else frozenset()
+        user_id, asserted = common_name or fingerprint, row.roles if row else frozenset()
     else:
-        user_id, roles = emails[0] if emails else common_name, row.roles if row else claimed
+        user_id, asserted = emails[0] if emails else common_name, row.roles if row else claimed
+    roles = frozenset() if scope.public and row is None else scope.allowed_roles(asserted)
     if not user_id:
         raise AccessDenied("the certificate names nobody", hint="it needs one common name, or an e-mail address among its names")
     issuer = certificate.issuer.rfc4514_string()
@@ -78,11 +94,14 @@ def subject_of(certificate: x509.Certificate, *, enrolment: Sequence[Enrolment])
         name=common_name or user_id,
         roles=roles,
         organization=organization,
-        ae_titles=row.ae_titles if row else frozenset(),
+        ae_titles=scope.allowed_ae_titles(row.ae_titles) if row else frozenset(),
+        assurance=(row.assurance if row else "") or ("hardware" if policies & scope.hardware_policies else "software"),
         certificate_sha256=fingerprint,
         certificate_serial=format(certificate.serial_number, "x"),
         issuer=issuer,
         user_names=row.user_names if row else frozenset(),
+        anchor_sha256=anchor_sha256,
+        ignored_roles=frozenset(asserted) - roles,
     )
 
 
@@ -100,6 +119,14 @@ def _alternative_names(certificate: x509.Certificate) -> list[x509.GeneralName]:
         return list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
     except x509.ExtensionNotFound:
         return []
+
+
+def _policies(certificate: x509.Certificate) -> frozenset[str]:
+    try:
+        stated = certificate.extensions.get_extension_for_class(x509.CertificatePolicies).value
+    except x509.ExtensionNotFound:
+        return frozenset()
+    return frozenset(policy.policy_identifier.dotted_string for policy in stated)
 
 
 def _serves(certificate: x509.Certificate) -> bool:

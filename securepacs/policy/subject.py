@@ -31,7 +31,9 @@ class Subject:
     """An authenticated peer, read from its certificate and the enrolment in the configuration.
 
     `user_id` is the stable name used in audit records, `ae_titles` the set a device is bound to (empty for persons),
-    `assurance` one of hardware, software, network; `user_names` are further names by which other systems know it.
+    `assurance` one of hardware, software, network; `user_names` are further names by which other systems know it. `anchor_sha256`
+    names the trust anchor whose scope holds for the subject, empty when none does; `ignored_roles` are those that the certificate
+    or an enrolment by name brought and the scope does not allow.
     """
 
     kind: SubjectKind
@@ -45,6 +47,8 @@ class Subject:
     certificate_serial: str = ""
     issuer: str = ""
     user_names: frozenset[str] = frozenset()
+    anchor_sha256: str = ""
+    ignored_roles: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

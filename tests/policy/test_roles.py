@@ -15,6 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from securepacs.errors import AccessDenied
 from securepacs.pki import CertificateProfile
 from securepacs.policy.roles import Enrolment, subject_of
+from securepacs.policy.scope import AnchorScope
 from securepacs.policy.subject import SubjectKind
 from securepacs.trust.hcrole import SUBJECT_DIRECTORY_ATTRIBUTES, hcrole_extension
 from tests.support.pki import make_pki
@@ -164,3 +165,73 @@ def test_certificates_that_name_nobody_clearly_are_refused(shown: x509.Certifica
 def test_the_certificates_of_the_pilot_ca(tmp_path: Path, profile: CertificateProfile, kind: SubjectKind, roles: set[str]) -> None:
     subject = subject_of(make_pki(tmp_path).credential(profile, "someone", key_kind="p256").certificate, enrolment=())
     assert (subject.kind, subject.roles) == (kind, roles)
+
+
+PARTNER = AnchorScope(
+    roles=("referring_*",), organizations=("Partner Clinic",), ae_titles=("PARTNER*",), hardware_policies=frozenset({"1.2.3.4"})
+)
+
+
+def partner_person(*roles: str, **names: object) -> x509.Certificate:
+    settings = {"organization": "Partner Clinic", **names}
+    return certificate("Dr Park", names=(x509.RFC822Name("park@partner.example"),), roles=roles, **settings)  # type: ignore[arg-type]
+
+
+def test_roles_out_of_the_scope_of_the_anchor_are_ignored_and_told() -> None:
+    shown = partner_person("referring_physician", "radiologist")
+    subject = subject_of(shown, enrolment=(), scope=PARTNER, anchor_sha256="ab")
+    assert subject.roles == {"referring_physician"}
+    assert subject.ignored_roles == {"radiologist"}
+    assert subject.anchor_sha256 == "ab"
+
+
+def test_an_enrolment_by_name_does_not_lift_the_scope_and_one_by_fingerprint_does() -> None:
+    shown = partner_person("referring_physician")
+    by_name = subject_of(shown, enrolment=(person("radiologist", common_name="Dr Park"),), scope=PARTNER, anchor_sha256="ab")
+    assert by_name.roles == set()
+    assert by_name.ignored_roles == {"radiologist"}
+    row = person("radiologist", certificate_sha256=shown.fingerprint(hashes.SHA256()).hex())
+    by_fingerprint = subject_of(shown, enrolment=(row,), scope=PARTNER, anchor_sha256="ab")
+    assert by_fingerprint.roles == {"radiologist"}
+    assert by_fingerprint.anchor_sha256 == ""
+
+
+def test_a_device_of_a_partner_cannot_take_over_the_ae_title_of_another() -> None:
+    shown = certificate("ct1", organization="Partner Clinic", usages=(ExtendedKeyUsageOID.SERVER_AUTH,))
+    subject = subject_of(shown, enrolment=(device(common_name="ct1"),), scope=PARTNER)
+    assert subject.ae_titles == set()
+    assert subject.roles == set()
+
+
+@pytest.mark.parametrize("organization", ["", "Our Hospital"])
+def test_an_anchor_speaks_for_its_organisations_only(organization: str) -> None:
+    with pytest.raises(AccessDenied, match="for which its CA may not speak"):
+        subject_of(partner_person("referring_physician", organization=organization), enrolment=(), scope=PARTNER)
+
+
+def test_people_of_a_public_ca_have_no_right_until_enrolled() -> None:
+    scope, shown = AnchorScope(public=True), partner_person("radiologist")
+    assert subject_of(shown, enrolment=(), scope=scope).roles == set()
+    assert subject_of(shown, enrolment=(), scope=scope).ignored_roles == {"radiologist"}
+    row = person("referring_physician", email="park@partner.example")
+    assert subject_of(shown, enrolment=(row,), scope=scope).roles == {"referring_physician"}
+
+
+def test_assurance_is_that_of_the_enrolment_then_of_the_certificate_policy() -> None:
+    promise = x509.CertificatePolicies([x509.PolicyInformation(x509.ObjectIdentifier("1.2.3.4"), None)])
+    plain, promising = partner_person("referring_physician"), partner_person("referring_physician", extension=promise)
+    assert subject_of(plain, enrolment=(), scope=PARTNER).assurance == "software"
+    assert subject_of(promising, enrolment=(), scope=PARTNER).assurance == "hardware"
+    assert subject_of(promising, enrolment=()).assurance == "software"  # the promise counts where the operator says so
+    row = Enrolment(SubjectKind.PERSON, frozenset(), common_name="Dr Park", assurance="network")
+    assert subject_of(promising, enrolment=(row,), scope=PARTNER).assurance == "network"
+    pinned = Enrolment(SubjectKind.PERSON, frozenset(), certificate_sha256=promising.fingerprint(hashes.SHA256()).hex())
+    assert subject_of(promising, enrolment=(pinned,), scope=PARTNER).assurance == "hardware"
+
+
+def test_a_scope_limits_ae_titles_and_routes() -> None:
+    scope = AnchorScope(ae_titles=("PARTNER*",), routes=("ARCHIVE",))
+    assert scope.refusal("PARTNER1", "ARCHIVE") == ""
+    assert "calling AE title CT1" in scope.refusal("CT1", "ARCHIVE")
+    assert "SECRET" in scope.refusal("PARTNER1", "SECRET")
+    assert AnchorScope(routes=()).refusal("A", "B")

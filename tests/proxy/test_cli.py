@@ -145,7 +145,10 @@ def test_explain_answers_programs_in_json(files: GatewayFiles) -> None:
     assert result.exit_code == 0
     (answer,) = lines(result)
     assert (answer["effect"], answer["policies"]) == ("PERMIT", ["radiologist-reads"])
-    assert answer["subject"] == {"kind": "person", "user_id": "lee@h.example", "name": "Dr Lee", "roles": ["radiologist"]}
+    assert answer["subject"] == {"kind": "person", "user_id": "lee@h.example", "name": "Dr Lee", "roles": ["radiologist"]} | {
+        "ignored_roles": [],
+        "assurance": "software",
+    }
     assert answer["request"] == {
         "action": "C-MOVE",
         "calling_ae_title": "VIEWER",

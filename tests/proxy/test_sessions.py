@@ -18,6 +18,7 @@ def test_a_session_before_its_handshake_has_no_user() -> None:
         "user": "",
         "name": "",
         "roles": [],
+        "assurance": "",
         "certificate_sha256": "",
         "since": "2026-01-02T03:04:05+00:00",
         "state": "handshake",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import socket
 import stat
 import threading
@@ -19,7 +20,7 @@ from securepacs_proxy.reload import read_snapshot
 from securepacs_proxy.status import SOCKET_NAME, ask, end_session, sessions
 from securepacs_proxy.workers import auditor
 from securepacs_proxy.workers.auditor import Notes
-from securepacs_proxy.workers.desk import Desk
+from securepacs_proxy.workers.desk import Asked, Desk
 from securepacs_proxy.workers.listening import ConnectionCounts
 from securepacs_proxy.workers.records import TurnedAwayRecorder
 from tests.support.gateway import Gateway
@@ -81,10 +82,12 @@ class DeskKeeper:
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
-    def _ask(self, number: int, request: Message) -> list[str]:
+    def _ask(self, number: int, request: Message) -> Asked:
+        user = request.pop("by")
+        assert user == getpass.getuser()
         self.requests.append(request)
         self._number = number
-        return list(self._answers)
+        return Asked(list(self._answers))
 
     def _serve(self) -> None:
         import select
@@ -179,7 +182,7 @@ def test_a_stale_socket_is_replaced_and_a_living_one_respected(tmp_path: Path) -
     keeper = DeskKeeper(tmp_path, {})
     try:
         with pytest.raises(ConfigError, match="is running"):
-            Desk(tmp_path, lambda *_: [])
+            Desk(tmp_path, lambda *_: Asked())
     finally:
         keeper.close()
     assert not (tmp_path / SOCKET_NAME).exists()
@@ -188,7 +191,7 @@ def test_a_stale_socket_is_replaced_and_a_living_one_respected(tmp_path: Path) -
 def test_a_file_in_the_place_of_the_socket_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / SOCKET_NAME).write_text("precious")
     with pytest.raises(ConfigError, match="not a socket"):
-        Desk(tmp_path, lambda *_: [])
+        Desk(tmp_path, lambda *_: Asked())
     assert (tmp_path / SOCKET_NAME).read_text() == "precious"
 
 

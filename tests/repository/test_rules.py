@@ -30,6 +30,7 @@ OUTSIDE_WORLD = {
 PURE = [
     "securepacs/codes.py",
     "securepacs/errors.py",
+    "securepacs/tls_hello.py",
     "securepacs/audit/message.py",
     "securepacs/audit/events.py",
     "securepacs/audit/xml.py",
@@ -60,6 +61,7 @@ PURE = [
     "proxy/securepacs_proxy/relay.py",
     "proxy/securepacs_proxy/dicom/*.py",
     "proxy/securepacs_proxy/identity.py",
+    "proxy/securepacs_proxy/revocation/verdicts.py",
 ]
 
 

@@ -46,6 +46,7 @@ class Gateway:
     workers: int = 2
     limits: Mapping[str, float] = field(default_factory=dict)
     extra: str = ""
+    crls: bool = True
     process: subprocess.Popen[bytes] | None = None
     ports: list[int] = field(default_factory=list)
     _credentials: dict[tuple[CertificateProfile, str], Credential] = field(default_factory=dict)
@@ -74,7 +75,7 @@ class Gateway:
         issuing_crl, root_crl = self.pki.write_crls(self.folder)
         lines = ["[gateway]", 'name = "gw1"', 'ae_title = "SECUREPACS"', f"workers = {self.workers}"]
         lines += ["[[listener]]", 'host = "127.0.0.1"', "port = 0", f'certificate = "{certificate.name}"', f'key = "{key.name}"']
-        lines += [f'trust = ["{root.name}"]', f'crls = ["{issuing_crl.name}", "{root_crl.name}"]']
+        lines += [f'trust = ["{root.name}"]', f'crls = ["{issuing_crl.name}", "{root_crl.name}"]' if self.crls else ""]
         for title, (host, port) in self.archives.items():
             lines += ["[[route]]", f'called_ae_title = "{title}"', f'destinations = ["{host}:{port}"]']
         for name, (title, role) in self.devices.items():
@@ -156,7 +157,9 @@ class Gateway:
     def client_files(self, name: str, profile: CertificateProfile = CertificateProfile.MODALITY) -> tuple[Path, Path, Path]:
         """Return key, certificate with chain, and trust file of a client; a person's profile makes a person."""
         if (profile, name) not in self._files:  # issued once: a test may revoke it; written once: another client may be reading it
-            credential = self._credentials[profile, name] = self.pki.credential(profile, name)
+            if (profile, name) not in self._credentials:
+                self._credentials[profile, name] = self.pki.credential(profile, name)
+            credential = self._credentials[profile, name]
             self._files[profile, name] = self.pki.write_pem(credential, self.folder / "clients")
         return *self._files[profile, name], self.folder / "root.pem"
 
@@ -207,11 +210,12 @@ def running_gateway(
     archives: Mapping[str, tuple[str, int]],
     *,
     options: Sequence[str] = ("--drain", "2"),
+    pki: TestPki | None = None,
     **settings: Any,
 ) -> Iterator[Gateway]:
     """Run a gateway in front of the given archives; at the end it must have stopped by itself with exit code 0."""
     folder.mkdir(parents=True, exist_ok=True)
-    gateway = Gateway(folder, make_pki(folder), archives, **settings)
+    gateway = Gateway(folder, pki or make_pki(folder), archives, **settings)
     gateway.write()
     try:
         gateway.start(*options)

@@ -148,6 +148,15 @@ class OpenDoor:
     def changed(self, count: int) -> None:
         self.count = count
 
+    def opened(self, host: str) -> str:
+        return ""
+
+    def authenticated(self, subject: Subject) -> None:
+        return
+
+    def closed(self, host: str, subject: Subject | None) -> None:
+        return
+
 
 @dataclass
 class Running:
@@ -196,7 +205,9 @@ async def running(
         return relays[-1]
 
     spool, door = MemorySpool(), OpenDoor(limit)
-    shell = Shell(make_relay=make_relay, identify=identify, spool=spool, admission=door, limits=limits)
+    shell = Shell(
+        make_relay=make_relay, identify=lambda certificate, chain: identify(certificate), spool=spool, admission=door, limits=limits
+    )
     context = server_context(
         profile("B.12"),
         credential=pki.credential(CertificateProfile.GATEWAY_SERVER, "gateway"),

@@ -12,7 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from securepacs.errors import ConfigError, UsageError
 from securepacs.tokens.uri import TokenUri
 from securepacs_proxy.config.loading import dotted
-from securepacs_proxy.config.model import AuditDestinationSection, Endpoint, FilePath, FilePaths, Name, Port, Seconds
+from securepacs_proxy.config.model import AuditDestinationSection
+from securepacs_proxy.config.values import Endpoint, FilePath, FilePaths, Name, Port, Seconds
 
 
 class _Section(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -69,12 +70,11 @@ def explain(
     json: bool = JSON_OPTION,
 ) -> None:
     """Say whether a request would be permitted, by which policies and why. Exit 0 permitted, 1 denied, 2 configuration."""
-    from securepacs.policy.cedar import CedarPolicy
-    from securepacs.trust.files import load_certificate
+    from securepacs_proxy.config import policy_of, read_certificates
 
     moment_asked = moment(at)
     settings = load_or_exit(config)
-    policy = CedarPolicy.from_folder(settings.policy.folder)
+    policy = policy_of(settings.policy)
     if roles:
         _print_role_table(policy, moment_asked, lang, json=json)
         return
@@ -94,7 +94,7 @@ def explain(
         not from_archive,
         moment_asked,
     )
-    decision, request = _ask(load_certificate(cert, key="--cert"), question, settings, policy)
+    decision, request = _ask(read_certificates(cert, key="--cert"), question, settings, policy)
     if json:
         output.print_json(_as_json(decision, request, policy))
     else:
@@ -139,20 +139,24 @@ def _known(option: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def _ask(
-    certificate: x509.Certificate, question: _Question, config: GatewayConfig, policy: CedarPolicy
+    shown: Sequence[x509.Certificate], question: _Question, config: GatewayConfig, policy: CedarPolicy
 ) -> tuple[Decision, AccessRequest | None]:
-    """Return the decision; no request when nobody can be identified, or no route leads to the called AE title."""
+    """Return the decision about the first certificate; no request when nobody is identified, or no route leads to the AE title."""
     from securepacs.policy.subject import Decision, Effect
-    from securepacs_proxy.identity import identify
+    from securepacs_proxy.blocks import BlockList
+    from securepacs_proxy.config import read_certificates
+    from securepacs_proxy.guard import AssociationPolicy
+    from securepacs_proxy.identity import identify, path_of, scopes_of
 
+    anchors = [found for listener in config.listeners for path in listener.trust for found in read_certificates(path, key="trust")]
     try:
-        subject = identify(certificate, config)
+        subject = identify(shown[0], config, path_of(shown[0], shown[1:], anchors))
     except AccessDenied as error:
         return Decision(Effect.DENY, (), f"{error}: {error.hint}"), None
     if question.called not in {route.called_ae_title for route in config.routes}:
         return Decision(Effect.DENY, (), f"no route leads to the called AE title {question.called}"), None
     request = question.about(subject)
-    return policy.decide(request), request
+    return AssociationPolicy(policy, BlockList(), scopes_of(config)).decide(request), request
 
 
 def _print_decision(decision: Decision, request: AccessRequest | None, policy: CedarPolicy) -> None:
@@ -166,6 +170,7 @@ def _print_decision(decision: Decision, request: AccessRequest | None, policy: C
         rows += [
             ("subject", f"{subject.kind.value} {subject.user_id} ({subject.name})"),
             ("roles", ", ".join(sorted(subject.roles)) or "none"),
+            ("assurance", subject.assurance),
             ("request", f"{request.action} from {request.calling_ae_title} to {request.archive}"),
         ]
         if request.sop_class_uid:
@@ -194,6 +199,8 @@ def _as_json(decision: Decision, request: AccessRequest | None, policy: CedarPol
                 "user_id": subject.user_id,
                 "name": subject.name,
                 "roles": sorted(subject.roles),
+                "ignored_roles": sorted(subject.ignored_roles),
+                "assurance": subject.assurance,
             },
             "request": {
                 "action": request.action,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import typer
 
 from securepacs.cli import output
+from securepacs_proxy.cli.logs import LogFormat, configure
 from securepacs_proxy.cli.options import CONFIG_OPTION
 
 
@@ -16,12 +16,11 @@ def run(
     config: Path = CONFIG_OPTION,
     drain: float = typer.Option(30.0, "--drain", min=0.0, help="Seconds that live associations have to end after SIGTERM."),
     ready_fd: int | None = typer.Option(None, "--ready-fd", help="Descriptor that gets the ready line too, and is then closed."),
+    log_format: LogFormat = typer.Option(LogFormat.TEXT, "--log-format", help="Lines for people, or JSON Lines for programs."),
     verbose: bool = typer.Option(False, "--verbose", "-v", help="Log what is not an error, too."),
 ) -> None:
     """Run the gateway. SIGTERM drains and ends, a second one ends at once; SIGHUP reads the configuration again."""
     from securepacs_proxy.workers import run_gateway
 
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s"
-    )
+    configure(log_format, verbose=verbose)
     run_gateway(config, drain_seconds=drain, ready_fd=ready_fd)

@@ -3,6 +3,7 @@
 from securepacs_proxy.config.files import read_certificates, read_crl, read_private_key, read_public_key
 from securepacs_proxy.config.loading import dotted, examine, load
 from securepacs_proxy.config.model import (
+    AnchorSection,
     AuditDestinationSection,
     AuditSection,
     CallSection,
@@ -11,22 +12,26 @@ from securepacs_proxy.config.model import (
     EgressSection,
     GatewayConfig,
     GatewaySection,
-    HostPort,
     IssuerSection,
     LimitsSection,
     ListenerSection,
+    MetricsSection,
     PersonSection,
     PolicySection,
+    RevocationSection,
     RouteSection,
     UserIdentitySection,
 )
+from securepacs_proxy.config.policies import policy_of
 from securepacs_proxy.config.sections import settings_markdown
+from securepacs_proxy.config.values import HostPort
 
 __all__ = [
     "load",
     "examine",
     "dotted",
     "settings_markdown",
+    "policy_of",
     "read_certificates",
     "read_crl",
     "read_private_key",
@@ -40,9 +45,12 @@ __all__ = [
     "CallSection",
     "EgressSection",
     "EgressRouteSection",
+    "AnchorSection",
     "DeviceSection",
     "PersonSection",
+    "MetricsSection",
     "PolicySection",
+    "RevocationSection",
     "AuditSection",
     "AuditDestinationSection",
     "LimitsSection",

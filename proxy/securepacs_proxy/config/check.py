@@ -24,8 +24,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from securepacs.errors import ConfigError
 from securepacs_proxy.config.files import read_certificates, read_crl
 from securepacs_proxy.config.loading import examine
-from securepacs_proxy.config.model import AuditSection, GatewayConfig, HostPort, ListenerSection
+from securepacs_proxy.config.model import AuditSection, GatewayConfig, ListenerSection
+from securepacs_proxy.config.policies import policy_of
 from securepacs_proxy.config.rules import calls_of
+from securepacs_proxy.config.values import HostPort
 
 _EXPIRES_SOON = timedelta(days=30)
 _CONNECT_SECONDS = 3.0
@@ -197,16 +199,17 @@ def _plain_ways_out(config: GatewayConfig) -> Iterator[Finding]:
 
 
 def _policy(config: GatewayConfig) -> Iterator[Finding]:
-    from securepacs.policy.cedar import CedarPolicy
-
     try:
-        policy = CedarPolicy.from_folder(config.policy.folder)
+        policy = policy_of(config.policy)
     except ConfigError as error:
         yield Finding(error.key, State.FAILED, str(error), error.hint)
         return
     origin = "shipped policies" if config.policy.folder is None else str(config.policy.folder)
+    hardware = "" if config.policy.persons_need_hardware else "; people may hold keys in software"
     held = "; heads of stored objects are held" if policy.reads_study else ""
-    yield Finding("policy.folder", State.OK, f"{origin}: {len(policy.policy_ids)} policies, version {policy.version[:12]}{held}")
+    yield Finding(
+        "policy.folder", State.OK, f"{origin}: {len(policy.policy_ids)} policies, version {policy.version[:12]}{hardware}{held}"
+    )
     sections = [(f"device[{index}].roles", device.roles) for index, device in enumerate(config.devices)]
     sections += [(f"egress[{index}].roles", egress.roles) for index, egress in enumerate(config.egress)]
     sections += [(f"person[{index}].roles", person.roles) for index, person in enumerate(config.persons)]

@@ -35,6 +35,7 @@ def unusable_files(config: GatewayConfig) -> Iterator[ConfigError]:
                 read_public_key(path, key=f"user_identity.issuer[{index}].keys[{position}]", certified=issuer.kind == "saml")
             except ConfigError as error:
                 yield error
+    yield from _unscoped_anchors(config)
     if config.policy.folder is not None and not config.policy.folder.is_dir():
         hint = "create it, or leave the setting out for the shipped policies"
         yield ConfigError(f"{config.policy.folder} is not a folder", key="policy.folder", hint=hint)
@@ -46,6 +47,34 @@ def unusable_files(config: GatewayConfig) -> Iterator[ConfigError]:
         if destination.certificate is not None and destination.key is not None:
             yield from _key_pair(section, destination.certificate, destination.key)
         yield from _lists(section, destination.trust, ())
+
+
+def _unscoped_anchors(config: GatewayConfig) -> Iterator[ConfigError]:
+    """Yield an error for each [[anchor]] that cannot be read or is trusted nowhere, and each trusted certificate without one."""
+    scoped: set[x509.Certificate] = set()
+    trusted: dict[x509.Certificate, str] = {}
+    try:
+        for index, listener in enumerate(config.listeners):
+            for path in listener.trust:
+                trusted |= dict.fromkeys(read_certificates(path, key=f"listener[{index}].trust"), f"listener[{index}].trust")
+    except ConfigError:
+        return  # told already
+    for index, anchor in enumerate(config.anchors):
+        key = f"anchor[{index}].certificate"
+        try:
+            found = read_certificates(anchor.certificate, key=key)
+        except ConfigError as error:
+            yield _with_hint(error)
+            continue
+        if not any(certificate in trusted for certificate in found):
+            yield ConfigError(f"no listener trusts {anchor.certificate}", key=key, hint="add it to `trust` of a listener")
+        if scoped.intersection(found):
+            yield ConfigError(f"{anchor.certificate} has a scope already", key=key, hint="one [[anchor]] section each")
+        scoped.update(found)
+    for certificate, key in trusted.items():
+        if config.anchors and certificate not in scoped:
+            name = certificate.subject.rfc4514_string()
+            yield ConfigError(f"{name} is trusted and has no [[anchor]] section", key=key, hint="say what it may assert")
 
 
 def read_certificates(path: Path, *, key: str) -> tuple[x509.Certificate, ...]:

@@ -25,6 +25,7 @@ _TYPES = {
     "tuple_type": "a list in brackets",
     "is_instance_of": "text in quotes",
     "model_type": "a section",
+    "literal_error": "one of those listed",
     "path_type": "text in quotes",
 }
 

@@ -7,118 +7,30 @@ content of files in `files.py`.
 
 from __future__ import annotations
 
-import ipaddress
-import re
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationInfo
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252}[A-Za-z0-9])?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%[A-Za-z0-9]+)?")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-class HostPort(NamedTuple):
-    """Where something listens; IPv6 addresses are without brackets."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def _wrong(message: str, hint: str) -> PydanticCustomError:
-    return PydanticCustomError("setting", "{message}", {"message": message, "hint": hint})
-
-
-def _tuple(value: Any) -> Any:
-    """TOML arrays are lists; strict models hold tuples."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _path(value: Any, info: ValidationInfo) -> Any:
-    """Make a path absolute, relative to the folder of the configuration file."""
-    if not isinstance(value, str):
-        return value
-    if not value or "\0" in value:
-        raise _wrong("an empty path names no file", "give the path of a file, relative to the configuration file")
-    base: Path = (info.context or {}).get("base", Path())
-    return (base / value).absolute()
-
-
-def _ae_title(value: Any) -> Any:
-    """PS3.5 6.2 VR AE: at most 16 characters of the default repertoire, no backslash, spaces at the ends not significant."""
-    if not isinstance(value, str):
-        return value
-    if not 1 <= len(value) <= 16:
-        raise _wrong(f"an AE title has 1 to 16 characters, not {len(value)}", "shorten the AE title (PS3.5 6.2)")
-    if value != value.strip() or "\\" in value or not value.isascii() or not value.isprintable():
-        raise _wrong(
-            "an AE title holds printable ASCII without backslash and without spaces at its ends", "correct the AE title (PS3.5 6.2)"
-        )
-    return value
-
-
-def _host(value: Any) -> Any:
-    if isinstance(value, str) and not _HOST.fullmatch(value):
-        raise _wrong(
-            f"{value!r} is neither a host name nor an IP address", 'write a name such as "pacs.hospital.example" or "10.0.0.7"'
-        )
-    return value
-
-
-def _host_port(value: Any) -> Any:
-    if not isinstance(value, str):
-        raise _wrong("the value must be text in quotes", 'write "host:port", for example "127.0.0.1:11112"')
-    host, _, port = value.rpartition(":")
-    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not _HOST.fullmatch(host) or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
-        raise _wrong(f"{value!r} is not host:port", 'write "host:port", for example "127.0.0.1:11112"')
-    return HostPort(host, int(port))
-
-
-def _fingerprint(value: Any) -> Any:
-    """Accept the spellings of `openssl x509 -fingerprint -sha256` and of sha256sum."""
-    if not isinstance(value, str) or not value:
-        return value
-    plain = value.replace(":", "").lower()
-    if not _SHA256.fullmatch(plain):
-        raise _wrong(
-            "a SHA-256 fingerprint has 64 hexadecimal digits", "openssl x509 -in CERT -noout -fingerprint -sha256 prints it"
-        )
-    return plain
-
-
-def _network(value: Any) -> Any:
-    """Accept an IP address or a network of them; the host bits of a network must be zero."""
-    if not isinstance(value, str):
-        return value
-    try:
-        ipaddress.ip_network(value)
-    except ValueError:
-        raise _wrong(
-            f"{value!r} is neither an IP address nor a network", 'write an address such as "10.0.0.7" or a network "10.0.0.0/28"'
-        ) from None
-    return value
-
-
-FilePath = Annotated[Path, BeforeValidator(_path), PlainSerializer(str)]
-FilePaths = Annotated[tuple[FilePath, ...], BeforeValidator(_tuple)]
-AETitle = Annotated[str, BeforeValidator(_ae_title)]
-AETitles = Annotated[tuple[AETitle, ...], BeforeValidator(_tuple)]
-Host = Annotated[str, BeforeValidator(_host)]
-Port = Annotated[int, Field(ge=0, le=65535)]
-Endpoint = Annotated[HostPort, BeforeValidator(_host_port), PlainSerializer(str)]
-Endpoints = Annotated[tuple[Endpoint, ...], BeforeValidator(_tuple)]
-Network = Annotated[str, BeforeValidator(_network)]
-Networks = Annotated[tuple[Network, ...], BeforeValidator(_tuple)]
-Fingerprint = Annotated[str, BeforeValidator(_fingerprint)]
-Name = Annotated[str, Field(min_length=1, max_length=128)]
-UserNames = Annotated[tuple[Name, ...], BeforeValidator(_tuple)]
-Roles = Annotated[tuple[Name, ...], BeforeValidator(_tuple)]
-Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+from securepacs_proxy.config.values import (
+    AETitle,
+    AETitles,
+    Assurance,
+    Endpoint,
+    Endpoints,
+    FilePath,
+    FilePaths,
+    Fingerprint,
+    Host,
+    Name,
+    Networks,
+    Oids,
+    Patterns,
+    Port,
+    Roles,
+    Seconds,
+    UserNames,
+    as_tuple,
+)
 
 
 class _Section(BaseModel):
@@ -195,7 +107,7 @@ class EgressSection(_Section):
     )
     ae_titles: AETitles = Field(description="The calling AE titles that the archive may use; every other one is refused.")
     roles: Roles = Field(default=("archive",), description="Roles of the archive; shipped policies know `archive`.")
-    routes: Annotated[tuple[EgressRouteSection, ...], BeforeValidator(_tuple)] = Field(
+    routes: Annotated[tuple[EgressRouteSection, ...], BeforeValidator(as_tuple)] = Field(
         alias="route", description="Where the archive may send to."
     )
 
@@ -214,6 +126,27 @@ class DeviceSection(_Section):
     user_names: UserNames = Field(
         default=(),
         description="Names that a user identity (58H) may give, beside those of the certificate.",
+    )
+    assurance: Assurance = Field(
+        default="", description="How the key is held: `hardware`, `software` or `network`; empty: as the certificate policy says."
+    )
+
+
+class AnchorSection(_Section):
+    """What one trust anchor may say. With one such section every certificate in `trust` needs one; with none each may say all."""
+
+    certificate: FilePath = Field(description="File with the anchor, one of those in `trust`; several in a file share the scope.")
+    roles: Patterns = Field(
+        description='Roles that its certificates may bring, with `*` and `?`; `["*"]` is every role, `[]` none.'
+    )
+    organizations: Patterns = Field(default=("*",), description="Organisations (O) that its certificates may name.")
+    ae_titles: Patterns = Field(default=("*",), description="Calling AE titles that may be used with its certificates.")
+    routes: Patterns = Field(default=("*",), description="Called AE titles that may be reached with its certificates.")
+    public: bool = Field(
+        default=False, description="A public CA: it identifies people, who have no right until a [[person]] section gives one."
+    )
+    hardware_policies: Oids = Field(
+        default=(), description="Certificate policies by which this CA promises that the key is held in hardware."
     )
 
 
@@ -234,6 +167,9 @@ class PersonSection(_Section):
         default=(),
         description="Names that a user identity (58H) may give, beside those of the certificate.",
     )
+    assurance: Assurance = Field(
+        default="", description="How the key is held: `hardware`, `software` or `network`; empty: as the certificate policy says."
+    )
 
 
 class IssuerSection(_Section):
@@ -252,7 +188,7 @@ class UserIdentitySection(_Section):
     unsafe_ignore: bool = Field(
         default=False, description="Take the item off without a look at it, for viewers that send the user name of another system."
     )
-    issuers: Annotated[tuple[IssuerSection, ...], BeforeValidator(_tuple)] = Field(
+    issuers: Annotated[tuple[IssuerSection, ...], BeforeValidator(as_tuple)] = Field(
         default=(), alias="issuer", description="Issuers of tokens and assertions; without one these are refused."
     )
 
@@ -264,6 +200,47 @@ class PolicySection(_Section):
         default=None,
         description="Folder of `*.cedar` policies that replaces the shipped ones.",
     )
+    persons_need_hardware: bool = Field(
+        default=False, description="Refuse every person whose key is not held in hardware, whatever the policies permit."
+    )
+    hardware_policies: Oids = Field(
+        default=(), description="Certificate policies of any anchor that promise a key held in hardware (RFC 5280 4.2.1.4)."
+    )
+
+
+class RevocationSection(_Section):
+    """How the gateway learns of revocations while it runs; without it only the files in `crls` count, as of the last reload."""
+
+    online: bool = Field(default=True, description="Fetch what certificates name: CRL distribution points and OCSP responders.")
+    ocsp: bool = Field(
+        default=True,
+        description="Ask OCSP responders before CRLs are fetched; `false`: no responder learns who connects.",
+    )
+    allowed_hosts: Annotated[tuple[Host, ...], BeforeValidator(as_tuple)] = Field(
+        default=(), description="Hosts in private networks that may be asked; a certificate alone can only lead to public ones."
+    )
+    crl_folder: FilePath | None = Field(
+        default=None, description="Folder of revocation lists (`*.crl`, `*.pem`, `*.der`), read at every refresh without a reload."
+    )
+    refresh_seconds: float = Field(
+        default=900.0, ge=1, le=86_400, allow_inf_nan=False, description="Time between two looks at every certificate in use."
+    )
+    person_grace_hours: float = Field(
+        default=24.0, ge=0, le=168, description="How long past its nextUpdate the last answer about a known person still counts."
+    )
+    device_grace_hours: float = Field(
+        default=168.0, ge=0, le=720, description="How long past its nextUpdate the last answer about a known machine still counts."
+    )
+    unsafe_accept_unchecked: bool = Field(
+        default=False, description="Accept certificates for which there is no list and that name neither list nor responder."
+    )
+
+
+class MetricsSection(_Section):
+    """Where `/metrics` (Prometheus), `/health` and `/ready` are served; off without this section. Name one of the two."""
+
+    listen: Endpoint | None = Field(default=None, description="`host:port` on a loopback address, such as `127.0.0.1:9464`.")
+    socket: FilePath | None = Field(default=None, description="Unix socket instead; readable for its owner and group.")
 
 
 class AuditDestinationSection(_Section):
@@ -287,7 +264,7 @@ class AuditSection(_Section):
     enterprise_site: str = Field(
         default="", max_length=128, description="AuditEnterpriseSiteID of every record, empty to leave it out."
     )
-    destinations: Annotated[tuple[AuditDestinationSection, ...], BeforeValidator(_tuple)] = Field(
+    destinations: Annotated[tuple[AuditDestinationSection, ...], BeforeValidator(as_tuple)] = Field(
         default=(), alias="destination", description="Audit repositories; each receives every record."
     )
 
@@ -302,6 +279,21 @@ class LimitsSection(_Section):
     idle_seconds: Seconds = Field(default=600.0, description="Time after which an idle association is ended.")
     max_pdu_length: int = Field(default=131_072, ge=4096, le=1_048_576, description="Longest P-DATA-TF PDU accepted, in bytes.")
     max_connections: int = Field(default=1000, ge=1, le=100_000, description="Connections at the same time, over all workers.")
+    max_connections_per_peer: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="Connections of one address at the same time, inner ports aside; 0: no limit of its own.",
+    )
+    connections_per_minute_per_peer: int = Field(
+        default=0, ge=0, le=1_000_000, description="New connections of one address within a minute, inner ports aside; 0: no limit."
+    )
+    max_associations_per_subject: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="Associations of one person or machine at the same time, inner ports aside; 0: no limit of its own.",
+    )
     head_bytes: int = Field(
         default=65_536, ge=4096, le=1_048_576, description="Longest head of a data set read for audit, in bytes."
     )
@@ -312,22 +304,27 @@ class GatewayConfig(_Section):
     """Everything a gateway needs to know."""
 
     gateway: GatewaySection = Field(description="Who this gateway is.")
-    listeners: Annotated[tuple[ListenerSection, ...], BeforeValidator(_tuple)] = Field(
+    listeners: Annotated[tuple[ListenerSection, ...], BeforeValidator(as_tuple)] = Field(
         alias="listener", description="Ports for peers."
     )
-    routes: Annotated[tuple[RouteSection, ...], BeforeValidator(_tuple)] = Field(
+    routes: Annotated[tuple[RouteSection, ...], BeforeValidator(as_tuple)] = Field(
         alias="route", description="Archives behind the gateway."
     )
-    devices: Annotated[tuple[DeviceSection, ...], BeforeValidator(_tuple)] = Field(
+    devices: Annotated[tuple[DeviceSection, ...], BeforeValidator(as_tuple)] = Field(
         default=(), alias="device", description="Machines."
     )
-    persons: Annotated[tuple[PersonSection, ...], BeforeValidator(_tuple)] = Field(
+    persons: Annotated[tuple[PersonSection, ...], BeforeValidator(as_tuple)] = Field(
         default=(), alias="person", description="People."
     )
-    egress: Annotated[tuple[EgressSection, ...], BeforeValidator(_tuple)] = Field(
+    egress: Annotated[tuple[EgressSection, ...], BeforeValidator(as_tuple)] = Field(
         default=(), description="Inner ports on which archives call out."
     )
     user_identity: UserIdentitySection = Field(default_factory=UserIdentitySection, description="User identities.")
+    anchors: Annotated[tuple[AnchorSection, ...], BeforeValidator(as_tuple)] = Field(
+        default=(), alias="anchor", description="What trust anchors may say."
+    )
     policy: PolicySection = Field(default_factory=PolicySection, description="Who may do what.")
+    metrics: MetricsSection | None = Field(default=None, description="Metrics and health.")
+    revocation: RevocationSection | None = Field(default=None, description="How revocations become known.")
     audit: AuditSection = Field(description="Where audit records go.")
     limits: LimitsSection = Field(default_factory=LimitsSection, description="What one connection may take.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
 
 from securepacs.errors import ConfigError
@@ -13,6 +14,7 @@ from securepacs_proxy.config.model import (
     EgressSection,
     GatewayConfig,
     ListenerSection,
+    MetricsSection,
     PersonSection,
     RouteSection,
 )
@@ -29,6 +31,8 @@ def broken_rules(config: GatewayConfig) -> Iterator[ConfigError]:
         yield from _call(key, call)
     yield from _devices(config.devices)
     yield from _persons(config.persons)
+    if config.metrics is not None:
+        yield from _metrics(config.metrics)
     yield from _same_certificate_twice([*_enrolled("device", config.devices), *_enrolled("person", config.persons)])
     for index, issuer in enumerate(config.user_identity.issuers):
         if not issuer.keys:
@@ -44,6 +48,25 @@ def broken_rules(config: GatewayConfig) -> Iterator[ConfigError]:
             yield ConfigError(
                 "a certificate and its key belong together", key=f"{key}.{missing}", hint=f"name {missing} too, or neither"
             )
+
+
+def _metrics(metrics: MetricsSection) -> Iterator[ConfigError]:
+    if (metrics.listen is None) == (metrics.socket is None):
+        hint = 'listen = "127.0.0.1:9464", or socket = "metrics.sock"'
+        yield ConfigError("metrics need one place to be served at", key="metrics.listen", hint=hint)
+    if metrics.listen is not None and not _is_loopback(metrics.listen.host):
+        yield ConfigError(
+            f"{metrics.listen.host} is not a loopback address: metrics have no access control",
+            key="metrics.listen",
+            hint="let a local agent or a reverse proxy fetch them from 127.0.0.1",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _empty_trust(key: str, consequence: str) -> ConfigError:

@@ -4,7 +4,8 @@ sockets -> ends.py -> relayed.py -> relay.handle(event, at=now) -> commands -> r
 """
 
 from securepacs_proxy.connection.others import InnerPort
-from securepacs_proxy.connection.relayed import Limits, RelayedConnection
+from securepacs_proxy.connection.peers import AuthenticatedPeer, Limits
+from securepacs_proxy.connection.relayed import RelayedConnection
 from securepacs_proxy.connection.shell import AuditSubmit, Shell
 
-__all__ = ["Shell", "Limits", "InnerPort", "RelayedConnection", "AuditSubmit"]
+__all__ = ["Shell", "Limits", "InnerPort", "RelayedConnection", "AuthenticatedPeer", "AuditSubmit"]

@@ -9,13 +9,13 @@ import asyncio
 import hashlib
 import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from securepacs.policy.subject import Subject
 from securepacs_proxy.commands import Destination
-from securepacs_proxy.connection.ends import LINGER_SECONDS, WRITE_LIMIT, End, Owner
+from securepacs_proxy.connection.ends import LINGER_SECONDS, WRITE_LIMIT, End, Hold, Owner
 from securepacs_proxy.events import Side
 from securepacs_proxy.relay import Relay
 from securepacs_proxy.tls_bio import Buffers
@@ -80,6 +80,26 @@ class SecuredEnd(End):
         if transport.get_write_buffer_size() > WRITE_LIMIT:
             self._fault = "does not read what it asked for"
             transport.abort()
+
+
+async def connect_first(
+    destinations: Sequence[Destination], owner: Owner, buffers: Buffers, *, client_tls: Mapping[str, ClientTls], seconds: float
+) -> tuple[End, Destination] | str:
+    """Connect to the first destination that answers, in order; return its end, which is not read yet, or why none did."""
+    reasons = []
+    for destination in destinations:
+        where = f"{destination.host}:{destination.port}"
+        end = (SecuredEnd if destination.tls else End)(Side.ACCEPTOR, owner, buffers)
+        end.hold(Hold.NOT_READY)
+        tls = client_tls.get(destination.tls)
+        if destination.tls and tls is None:  # never in clear instead
+            reasons.append(f"{where}: its TLS settings were replaced meanwhile")
+            continue
+        reason = await connect(end, destination, tls, seconds=seconds)
+        if not reason:
+            return end, destination
+        reasons.append(f"{where}: {reason}")
+    return "; ".join(reasons) or "the route has no destination"
 
 
 async def connect(end: End, destination: Destination, tls: ClientTls | None, *, seconds: float) -> str:

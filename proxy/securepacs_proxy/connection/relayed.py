@@ -15,13 +15,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from securepacs.errors import SecurePacsError
 from securepacs_proxy.commands import Audit, Close, Command, Destination, OpenUpstream, Send, SetTimer
 from securepacs_proxy.connection.ends import LINGER_SECONDS, End, Hold, TlsEnd
-from securepacs_proxy.connection.others import InnerEnd, InnerPort, SecuredEnd, connect
+from securepacs_proxy.connection.others import InnerEnd, InnerPort, connect_first
+from securepacs_proxy.connection.peers import AuthenticatedPeer
 from securepacs_proxy.events import (
     AuditFailed,
     ConnectionAccepted,
@@ -43,20 +43,10 @@ if TYPE_CHECKING:
     from cryptography import x509
     from OpenSSL import SSL
 
+    from securepacs.policy.subject import Subject
     from securepacs_proxy.connection.shell import Shell
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Times in seconds and sizes in bytes that hold for every connection. `waiting_bytes` bounds what waits behind a record."""
-
-    handshake_seconds: float = 10.0
-    connect_seconds: float = 5.0
-    audit_seconds: float = 30.0
-    waiting_bytes: int = 256 * 1024
-    waiting_commands: int = 512
 
 
 class RelayedConnection:
@@ -82,7 +72,9 @@ class RelayedConnection:
         self._failed = False
         self._done = False
         self.certificate: x509.Certificate | None = None
-        self.session = Session(connection_id, Peer("", 0), shell.now())
+        self.chain: tuple[x509.Certificate, ...] = ()
+        self.ending = False  # somebody waits for a good moment to end it
+        self.session = Session(connection_id, Peer("", 0), shell.now(), inner=self._inner is not None)
 
     @property
     def protocol(self) -> asyncio.BufferedProtocol:
@@ -122,7 +114,10 @@ class RelayedConnection:
     def on_opened(self, host: str, port: int) -> None:
         """The TCP connection stands, the handshake has not begun."""
         self.session.peer = Peer(host, port)
-        self._shell.sessions.add(self.session)
+        if not self._shell.opened(self.session):
+            self._failed = True
+            self.cut()
+            return
         self._start_timer(_HANDSHAKE_TIMER, self._shell.limits.handshake_seconds)
         self.handle(ConnectionAccepted(self.session.peer))
         if self._inner is not None:
@@ -138,26 +133,39 @@ class RelayedConnection:
         self._stop_timer(_HANDSHAKE_TIMER)
         self._authenticated = True
         self.session.subject, self.session.state = subject, SessionState.AUTHENTICATED
-        self._shell.sessions.totals.authenticated += 1
+        self._shell.authenticated(subject)
         self.handle(PeerAuthenticated(self.session.peer, subject))
 
     def on_established(self, tls: TlsServer) -> None:
-        """The TLS handshake is complete: find out who it is."""
-        self._stop_timer(_HANDSHAKE_TIMER)
-        session, certificate = self.session, tls.peer_certificate
+        """The TLS handshake is complete: find out who it is, and whether the certificate still counts."""
+        certificate = tls.peer_certificate
         if certificate is None:
             self.on_handshake_failed("no certificate was shown", "")
             return
         try:
-            subject = self._shell.identify(certificate)
+            subject = self._shell.identify(certificate, tls.peer_chain)
         except SecurePacsError as error:
             self.on_handshake_failed(str(error), certificate.subject.rfc4514_string())
             return
+        self.certificate, self.chain = certificate, tls.peer_chain
+        peer = AuthenticatedPeer(certificate, self.chain, subject, self.session.peer.host)
+        self._shell.verify(peer, lambda refusal: self._on_verified(tls, subject, refusal))
+        if not self._authenticated and not self._refused:  # the answer comes later
+            self._outside.hold(Hold.NOT_READY)
+
+    def _on_verified(self, tls: TlsServer, subject: Subject, refusal: str) -> None:
+        if self._authenticated or self._refused or self._done or self._outside.lost or self.certificate is None:
+            return
+        self._outside.release(Hold.NOT_READY)
+        if refusal:
+            self.on_handshake_failed(refusal, self.certificate.subject.rfc4514_string())
+            return
+        self._stop_timer(_HANDSHAKE_TIMER)
         self._authenticated = True
-        self.certificate = certificate
+        session = self.session
         peer = Peer(session.peer.host, session.peer.port, tls_version=tls.version, cipher=tls.cipher)
         session.peer, session.subject, session.state = peer, subject, SessionState.AUTHENTICATED
-        self._shell.sessions.totals.authenticated += 1
+        self._shell.authenticated(subject)
         self.handle(PeerAuthenticated(peer, subject))
 
     def on_handshake_failed(self, reason: str, claimed: str) -> None:
@@ -297,21 +305,14 @@ class RelayedConnection:
 
     async def _open_upstream(self, destinations: tuple[Destination, ...]) -> None:
         """Connect to the first destination that answers, in order."""
-        reasons = []
-        for destination in destinations:
-            where = f"{destination.host}:{destination.port}"
-            end = (SecuredEnd if destination.tls else End)(Side.ACCEPTOR, self, self._shell.buffers)
-            end.hold(Hold.NOT_READY)
-            tls = self._shell.client_tls.get(destination.tls)
-            if destination.tls and tls is None:  # never in clear instead
-                reasons.append(f"{where}: its TLS settings were replaced meanwhile")
-                continue
-            reason = await connect(end, destination, tls, seconds=self._shell.limits.connect_seconds)
-            if not reason:
-                self._connected(end, destination)
-                return
-            reasons.append(f"{where}: {reason}")
-        self.handle(UpstreamUnreachable("; ".join(reasons) or "the route has no destination"))
+        shell = self._shell
+        found = await connect_first(
+            destinations, self, shell.buffers, client_tls=shell.client_tls, seconds=shell.limits.connect_seconds
+        )
+        if isinstance(found, str):
+            self.handle(UpstreamUnreachable(found))
+        else:
+            self._connected(*found)
 
     def _connected(self, end: End, destination: Destination) -> None:
         if self._failed or self._outside.lost:
@@ -344,7 +345,10 @@ class RelayedConnection:
     def _timer_expired(self, name: str) -> None:
         del self._timers[name]
         if name == _HANDSHAKE_TIMER:
-            self.on_handshake_failed(f"the handshake was not complete after {self._shell.limits.handshake_seconds:g} s", "")
+            what = (
+                "handshake was not complete" if self.certificate is None else "revocation status of its certificate was not known"
+            )
+            self.on_handshake_failed(f"the {what} after {self._shell.limits.handshake_seconds:g} s", "")
         else:
             self.handle(TimerExpired(name))
 

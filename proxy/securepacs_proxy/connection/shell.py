@@ -15,10 +15,11 @@ from OpenSSL import SSL
 from securepacs.audit.message import AuditMessage
 from securepacs.policy.subject import Subject
 from securepacs_proxy.connection.others import InnerPort
-from securepacs_proxy.connection.relayed import Limits, RelayedConnection
+from securepacs_proxy.connection.peers import AuthenticatedPeer, Limits
+from securepacs_proxy.connection.relayed import RelayedConnection
 from securepacs_proxy.events import Event
 from securepacs_proxy.relay import Relay
-from securepacs_proxy.sessions import SessionTable
+from securepacs_proxy.sessions import Session, SessionTable
 from securepacs_proxy.tls_bio import Buffers
 from securepacs_proxy.ways import ClientTls
 
@@ -43,6 +44,16 @@ class Admission(Protocol):
 
     def changed(self, count: int) -> None: ...
 
+    def opened(self, host: str) -> str: ...
+
+    def authenticated(self, subject: Subject) -> None: ...
+
+    def closed(self, host: str, subject: Subject | None) -> None: ...
+
+
+def _all_good(_peer: AuthenticatedPeer, answer: Callable[[str], None]) -> None:
+    answer("")
+
 
 class Shell:
     """The environment of every connection of a worker. Settings may be replaced while connections live; they keep their limits."""
@@ -51,16 +62,18 @@ class Shell:
         self,
         *,
         make_relay: Callable[[str], Relay],
-        identify: Callable[[x509.Certificate], Subject],
+        identify: Callable[[x509.Certificate, tuple[x509.Certificate, ...]], Subject],
         spool: AuditSubmit,
         admission: Admission,
         client_tls: Mapping[str, ClientTls] | None = None,
+        verify: Callable[[AuthenticatedPeer, Callable[[str], None]], None] = _all_good,
         limits: Limits | None = None,
         buffers: Buffers | None = None,
     ) -> None:
         self.make_relay = make_relay
         self.identify = identify
         self.client_tls = client_tls or {}
+        self.verify = verify  # answers once, now or later in the loop: "" or why the certificate is not accepted
         self.limits = limits or Limits()
         self.buffers = buffers or Buffers()
         self.sessions = SessionTable()
@@ -82,13 +95,32 @@ class Shell:
     def forget(self, connection: RelayedConnection) -> None:
         """A connection is over."""
         self._connections.pop(connection.id, None)
-        self.sessions.remove(connection.session)
+        session = connection.session
+        if self.sessions.remove(session):
+            self._admission.closed("" if session.inner else session.peer.host, session.subject)
         self._admission.changed(len(self._connections))
 
-    def turned_away(self, host: str) -> None:
+    def turned_away(self, host: str, reason: str = "too many connections") -> None:
         """Count a connection that was not admitted."""
         self.sessions.totals.turned_away += 1
-        self._admission.turned_away(host)
+        self._admission.turned_away(f"{host}, {reason}")
+
+    def opened(self, session: Session) -> bool:
+        """Begin the session of a connection whose peer is known now; False when the peer has too many.
+
+        The address of an archive that calls out carries the traffic of everybody, so no limit of one address holds for it.
+        """
+        refusal = "" if session.inner else self._admission.opened(session.peer.host)
+        if refusal:
+            self.turned_away(session.peer.host, refusal)
+        else:
+            self.sessions.add(session)
+        return not refusal
+
+    def authenticated(self, subject: Subject) -> None:
+        """Count an authenticated peer."""
+        self.sessions.totals.authenticated += 1
+        self._admission.authenticated(subject)
 
     @property
     def connections(self) -> tuple[RelayedConnection, ...]:

@@ -81,12 +81,17 @@ class Recorder:
         """The caller, as one who may ask for a C-MOVE."""
 
     def peer_is(self, subject: Subject, peer: Peer) -> None:
-        """The caller was authenticated. The role that authorised a person is written with the person (ITI-20 3.20.7)."""
+        """The caller was authenticated. Assurance, and the role that authorised a person (ITI-20 3.20.7), stand with the caller."""
         self._is_person = subject.kind is SubjectKind.PERSON
         roles = tuple(CodedValue(clean(role), "99SECUREPACS", clean(role)) for role in sorted(subject.roles) if clean(role))
+        assurance = CodedValue(f"assurance-{subject.assurance}", "99SECUREPACS", f"{subject.assurance} assurance")
         name = clean(subject.name)
         self._caller = participant(
-            clean(subject.user_id) or UNKNOWN, requestor=True, roles=roles if self._is_person else (), name=name, host=peer.host
+            clean(subject.user_id) or UNKNOWN,
+            requestor=True,
+            roles=(*(roles if self._is_person else ()), assurance),
+            name=name,
+            host=peer.host,
         )
         named = tuple(role.csd_code for role in roles) if self._is_person else ()
         self.mover = Mover(self._caller.UserID, name, named, peer.host)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from cryptography import x509
@@ -17,7 +17,8 @@ from securepacs_proxy.tls_bio.reasons import Verdict, reason_of
 
 _ALPN_DICOM: Final = b"dicom"  # what DCMTK offers; a client that offers ALPN without it goes on without ALPN
 _VERIFY_DEPTH: Final = 8
-_UNABLE_TO_GET_CRL: Final = 3  # X509_V_ERR_UNABLE_TO_GET_CRL
+_V: Final = SSL.X509VerificationCodes
+_OPEN: Final = frozenset({_V.ERR_UNABLE_TO_GET_CRL, _V.ERR_CRL_HAS_EXPIRED, _V.ERR_UNABLE_TO_GET_CRL_ISSUER})
 
 
 def server_context(
@@ -26,10 +27,13 @@ def server_context(
     credential: Credential,
     trust: Sequence[x509.Certificate],
     crls: Iterable[x509.CertificateRevocationList] = (),
+    revocation_elsewhere: bool = False,
 ) -> SSL.Context:
     """Build the context of a listener that requires client certificates (PS3.15 B.12 with mutual authentication).
 
-    Any CRL turns on revocation checking of the whole path: then every CA of the path, the root too, needs one. Raises ConfigError.
+    Any CRL turns on revocation checking of the whole path: then every CA of the path, the root too, needs one. With
+    `revocation_elsewhere` a list refuses what is on it, and one that is missing or has run out is left to who asks after the
+    handshake. Raises ConfigError.
     """
     if not trust:
         raise ConfigError("a listener without trust anchors would refuse everybody", key="listener.trust")
@@ -37,7 +41,8 @@ def server_context(
     try:
         _limit_protocol(context, profile)
         _present(context, credential)
-        _require_client_certificate(context, trust, tuple(crls))
+        judge = _record_verdict_but_age if revocation_elsewhere else _record_verdict
+        _require_client_certificate(context, trust, tuple(crls), judge)
     except (SSL.Error, crypto.Error) as error:
         raise ConfigError(f"OpenSSL refuses the TLS settings: {reason_of(error)}", key="listener") from None
     return context
@@ -65,7 +70,10 @@ def _present(context: SSL.Context, credential: Credential) -> None:
 
 
 def _require_client_certificate(
-    context: SSL.Context, trust: Sequence[x509.Certificate], crls: Sequence[x509.CertificateRevocationList]
+    context: SSL.Context,
+    trust: Sequence[x509.Certificate],
+    crls: Sequence[x509.CertificateRevocationList],
+    judge: Callable[..., bool],
 ) -> None:
     store = context.get_cert_store()
     if store is None:
@@ -80,7 +88,7 @@ def _require_client_certificate(
         flags |= crypto.X509StoreFlags.CRL_CHECK | crypto.X509StoreFlags.CRL_CHECK_ALL
     store.set_flags(flags)
     installed = frozenset(certificate for certificate in trust if not _is_ca(certificate))
-    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, functools.partial(_record_verdict, installed))
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, functools.partial(judge, installed))
     context.set_verify_depth(_VERIFY_DEPTH)
 
 
@@ -103,8 +111,15 @@ def _record_verdict(
     One exception: a peer's own certificate that is `installed` here (direct trust, IHE ITI-19) has nobody who could revoke it but
     the operator, who takes it out of `trust`; no list is asked for it.
     """
-    if error == _UNABLE_TO_GET_CRL and depth == 0 and certificate.to_cryptography() in installed:
+    if error == _V.ERR_UNABLE_TO_GET_CRL and depth == 0 and certificate.to_cryptography() in installed:
         return True
     if not ok:
         connection.get_app_data().append(Verdict(certificate, error, depth))
     return bool(ok)
+
+
+def _record_verdict_but_age(
+    installed: frozenset[x509.Certificate], connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int
+) -> bool:
+    """Do the same, but go on when revocation data are missing or old."""
+    return error in _OPEN or _record_verdict(installed, connection, certificate, error, depth, ok)

@@ -19,12 +19,13 @@ from securepacs.tls import client_context
 from securepacs_proxy.config import AuditDestinationSection
 from securepacs_proxy.control import LineReader, Message, encode
 from securepacs_proxy.reload import Snapshot
+from securepacs_proxy.status import SUPERVISOR
 from securepacs_proxy.workers.records import (
-    SUPERVISOR,
     activity,
     configuration_alert,
     destination_name,
     open_spool,
+    rights_alert,
     sink_of,
     spool_folder,
     spool_names,
@@ -46,10 +47,17 @@ class Notes:
         self._waiting: dict[int, Message] = {}
         self._sent_to: dict[int, int] = {}
 
-    def add(self, kind: str, *, at: datetime, text: str = "") -> None:
-        """Note something that happened at `at`."""
+    def add(self, kind: str, *, at: datetime, text: str = "", by: str = "") -> None:
+        """Note something that happened at `at`, because of the user `by`."""
         self._number += 1
-        self._waiting[self._number] = {"type": "record", "number": self._number, "kind": kind, "at": at.isoformat(), "text": text}
+        self._waiting[self._number] = {
+            "type": "record",
+            "number": self._number,
+            "kind": kind,
+            "at": at.isoformat(),
+            "text": text,
+            "by": by,
+        }
 
     def unsent(self, pid: int) -> list[Message]:
         """Return what the auditor with this process ID has not been told yet, and count it as told."""
@@ -129,4 +137,6 @@ def _record(snapshot: Snapshot, note: Message) -> AuditMessage:
     at = datetime.fromisoformat(note["at"])
     if note["kind"] in _OUTCOMES:
         return configuration_alert(snapshot, at=at, text=str(note["text"]), outcome=_OUTCOMES[note["kind"]])
+    if note["kind"] == "rights":
+        return rights_alert(snapshot, at=at, text=str(note["text"]), by=str(note["by"]))
     return activity(snapshot, SUPERVISOR, at=at, started=note["kind"] == "started")

@@ -1,24 +1,28 @@
 """The control socket: a Unix socket in the spool folder, for its owner only, where `gateway status` asks.
 
-A request is one line of JSON, the answer one line: `{"type": "answer", "workers": {name: what the worker said}}`.
+A request is one line of JSON, the answer one line: `{"type": "answer", "workers": {name: what the worker said}}`; the supervisor
+answers under its own name. `by` of a request is always the user at the other end, as the kernel knows it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import socket
 import stat
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from securepacs.errors import ConfigError, MalformedError
 from securepacs_proxy.control import LineReader, Message, encode
-from securepacs_proxy.status import SOCKET_NAME, is_running, short_name
+from securepacs_proxy.status import SOCKET_NAME, SUPERVISOR, is_running, short_name
 
+_CREDENTIALS = struct.Struct("3i")  # process, user, group: unix(7)
 _MAX_VISITORS = 16
-_REQUESTS = frozenset({"status", "end"})
+_REQUESTS = frozenset({"status", "end", "block", "unblock", "blocks"})
 _REQUEST_BYTES = 4096
 _ANSWER_SECONDS = 2.0  # a visitor that does not read its answer is left
 
@@ -32,10 +36,18 @@ class _Visitor:
     answers: dict[str, Message] = field(default_factory=dict)
 
 
-class Desk:
-    """Receives requests and collects the answers of the workers. `ask(number, request)` returns the names to wait for."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The workers whose answers complete a reply, and what the supervisor says itself."""
 
-    def __init__(self, folder: Path, ask: Callable[[int, Message], list[str]]) -> None:
+    workers: Sequence[str] = ()
+    own: Message | None = None
+
+
+class Desk:
+    """Receives requests and collects the answers of the workers. `ask(number, request)` passes one on."""
+
+    def __init__(self, folder: Path, ask: Callable[[int, Message], Asked]) -> None:
         self._path = folder / SOCKET_NAME
         self._ask = ask
         self._visitors: dict[int, _Visitor] = {}
@@ -92,7 +104,10 @@ class Desk:
         for request in requests[:1]:
             self._number += 1
             visitor.number = self._number
-            visitor.expected = set(self._ask(self._number, request))
+            asked = self._ask(self._number, {**request, "by": _user(visitor.sock)})
+            visitor.expected = set(asked.workers)
+            if asked.own is not None:
+                visitor.answers[SUPERVISOR] = asked.own
             if not visitor.expected:
                 self._reply(visitor)
 
@@ -104,6 +119,16 @@ class Desk:
     def _dismiss(self, visitor: _Visitor) -> None:
         self._visitors.pop(visitor.sock.fileno(), None)
         visitor.sock.close()
+
+
+def _user(sock: socket.socket) -> str:
+    """Return the name of the user at the other end."""
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    uid = _CREDENTIALS.unpack(credentials)[1]
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 def _listen(path: Path) -> socket.socket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import socket
 import struct
@@ -48,6 +49,52 @@ def _bind(listener: Listener | Egress) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+class PeerCounts:
+    """How often each peer was counted, over all workers, in shared memory of a fixed size whatever the number of peers.
+
+    A count-min sketch: each worker writes a table of its own and reads all; an estimate is never too low, and too high only when
+    other peers share all four places of a peer. Kept per `window`: an estimate begins anew when the window does.
+    """
+
+    _ROWS = 4
+    _COLUMNS = 4096
+    _CELL = struct.Struct("=q")
+
+    def __init__(self, workers: int) -> None:
+        self._size = (self._ROWS * self._COLUMNS + 1) * self._CELL.size  # the first cell tells the window
+        self._memory = mmap.mmap(-1, workers * self._size)
+        self._workers = workers
+
+    def add(self, worker: int, peer: str, delta: int, *, window: int = 0) -> None:
+        """Count in the table of one worker, which alone writes it."""
+        start = worker * self._size
+        if self._CELL.unpack_from(self._memory, start)[0] != window:
+            self.clear(worker)
+            self._CELL.pack_into(self._memory, start, window)
+        for place in self._places(peer):
+            (count,) = self._CELL.unpack_from(self._memory, start + place)
+            self._CELL.pack_into(self._memory, start + place, max(count + delta, 0))
+
+    def estimate(self, peer: str, *, window: int = 0) -> int:
+        """Return how often a peer was counted, by all workers."""
+        starts = [
+            start
+            for start in range(0, self._workers * self._size, self._size)
+            if self._CELL.unpack_from(self._memory, start)[0] == window
+        ]
+        places = self._places(peer)
+        return min(int(sum(self._CELL.unpack_from(self._memory, start + place)[0] for start in starts)) for place in places)
+
+    def clear(self, worker: int) -> None:
+        """Forget what one worker counted, because it died or a window ended."""
+        self._memory[worker * self._size : (worker + 1) * self._size] = bytes(self._size)
+
+    def _places(self, peer: str) -> list[int]:
+        digest = hashlib.blake2b(peer.encode("utf-8", "replace"), digest_size=2 * self._ROWS).digest()
+        columns = struct.unpack(f"={self._ROWS}H", digest)
+        return [(1 + row * self._COLUMNS + column % self._COLUMNS) * self._CELL.size for row, column in enumerate(columns)]
 
 
 class ConnectionCounts:

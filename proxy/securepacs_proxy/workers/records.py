@@ -15,10 +15,18 @@ from securepacs.audit.events import application_activity, participant, security_
 from securepacs.audit.message import ActiveParticipant, AuditMessage, EventOutcomeIndicator
 from securepacs.audit.sinks import SpoolSink
 from securepacs.audit.spool import Spool
-from securepacs.codes import NODE_AUTHENTICATION, SOFTWARE_CONFIGURATION, USE_OF_RESTRICTED_FUNCTION
+from securepacs.codes import (
+    NODE_AUTHENTICATION,
+    SECURITY_ROLES_CHANGED,
+    SOFTWARE_CONFIGURATION,
+    USE_OF_RESTRICTED_FUNCTION,
+    USER_SECURITY_ATTRIBUTES_CHANGED,
+)
+from securepacs.policy.subject import Subject
 from securepacs_proxy.config import AuditDestinationSection
 from securepacs_proxy.reload import Snapshot
 from securepacs_proxy.sessions import Session
+from securepacs_proxy.status import SUPERVISOR
 
 _log = logging.getLogger(__name__)
 _APP_NAME = "securepacs-gateway"
@@ -28,9 +36,6 @@ _MIB = 1024 * 1024
 def spool_names(snapshot: Snapshot) -> list[str]:
     """Return the names of all processes that write records, each with a folder of its own."""
     return [SUPERVISOR, *(worker_name(number) for number in range(snapshot.config.gateway.workers))]
-
-
-SUPERVISOR = "supervisor"
 
 
 def worker_name(number: int) -> str:
@@ -82,6 +87,34 @@ def configuration_alert(snapshot: Snapshot, *, at: datetime, text: str, outcome:
     )
 
 
+def rights_alert(snapshot: Snapshot, *, at: datetime, text: str, by: str) -> AuditMessage:
+    """Somebody was blocked or let in again by hand (PS3.15 A.5.3.14)."""
+    return security_alert(
+        source=snapshot.source(SUPERVISOR),
+        at=at,
+        alert_type=USER_SECURITY_ATTRIBUTES_CHANGED,
+        reporter=_gateway(snapshot),
+        performers=(participant(by),),
+        node_id=socket.gethostname(),
+        alert_description=text,
+    )
+
+
+def ignored_roles_alert(snapshot: Snapshot, process: str, *, at: datetime, subject: Subject, host: str) -> AuditMessage:
+    """A certificate brought roles that its trust anchor may not give (PS3.15 A.5.3.14)."""
+    roles = ", ".join(sorted(subject.ignored_roles))
+    return security_alert(
+        source=snapshot.source(process),
+        at=at,
+        alert_type=SECURITY_ROLES_CHANGED,
+        reporter=_gateway(snapshot),
+        performers=(participant(subject.user_id, name=subject.name, host=host),),
+        node_id=host,
+        alert_description=f"ignored, because its CA may not give them: {roles} ({subject.issuer})"[:512],
+        outcome=EventOutcomeIndicator.MINOR_FAILURE,
+    )
+
+
 class TurnedAwayRecorder:
     """One record for the first connection too many, then one a minute for all that followed, so that a flood fills no spool."""
 
@@ -105,7 +138,7 @@ class TurnedAwayRecorder:
         if not self._hosts:
             return
         hosts, self._hosts = self._hosts, Counter()
-        self._write(f"{hosts.total()} connections turned away: the limit of connections is reached", hosts)
+        self._write(f"{hosts.total()} connections turned away: a limit is reached", hosts)
         self._later(self._flush)
 
 
@@ -131,7 +164,7 @@ def turned_away_alert(snapshot: Snapshot, process: str, *, at: datetime, text: s
         at=at,
         alert_type=NODE_AUTHENTICATION,
         reporter=_gateway(snapshot),
-        node_id=hosts.most_common(1)[0][0],
+        node_id=hosts.most_common(1)[0][0].partition(",")[0],
         alert_description=f"{text} ({', '.join(f'{host}: {count}' for host, count in hosts.most_common())})",
         outcome=EventOutcomeIndicator.MINOR_FAILURE,
     )

@@ -9,27 +9,33 @@ import functools
 import gc
 import logging
 import os
-import resource
 import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from securepacs.errors import ConfigError, Unavailable
 from securepacs_proxy.control import Message
+from securepacs_proxy.metrics import GatewayState, exposition
 from securepacs_proxy.reload import Snapshot, needs_restart, read_snapshot
 from securepacs_proxy.workers.auditor import AUDITOR, Notes, auditor_main
 from securepacs_proxy.workers.children import Child, fork
-from securepacs_proxy.workers.desk import Desk
-from securepacs_proxy.workers.listening import ConnectionCounts, bind
+from securepacs_proxy.workers.desk import Asked, Desk
+from securepacs_proxy.workers.endpoint import Endpoint
+from securepacs_proxy.workers.keep_out import KeepOut
+from securepacs_proxy.workers.keeper import KEEPER, keeper_main
+from securepacs_proxy.workers.listening import ConnectionCounts, PeerCounts, bind
 from securepacs_proxy.workers.moves import SharedMoves
+from securepacs_proxy.workers.preparing import create_spool, raise_descriptor_limit
 from securepacs_proxy.workers.records import worker_name
+from securepacs_proxy.workers.settings import contexts_of
 from securepacs_proxy.workers.visits import SharedVisits
-from securepacs_proxy.workers.worker import Place, contexts_of, worker_main
+from securepacs_proxy.workers.worker import Place, worker_main
 
 _log = logging.getLogger(__name__)
 DRAIN_SECONDS = 30.0
@@ -38,7 +44,7 @@ _END_SECONDS = 20.0  # beyond the drain: the last aborts, the last records
 _BACK_OFF = (0.1, 10.0)  # first and longest pause before a dead child is replaced
 _STABLE_SECONDS = 30.0  # a child that lived so long is replaced at once
 _TICK_SECONDS = 1.0
-_OWN_DESCRIPTORS = 128
+_WITHOUT_PORTS = {AUDITOR: auditor_main, KEEPER: keeper_main}
 
 
 def run_gateway(config: Path, *, drain_seconds: float = DRAIN_SECONDS, ready_fd: int | None = None) -> None:
@@ -49,8 +55,8 @@ def run_gateway(config: Path, *, drain_seconds: float = DRAIN_SECONDS, ready_fd:
     """
     snapshot = read_snapshot(config)
     contexts_of(snapshot.listeners)  # TLS settings that OpenSSL refuses must be known before a port is opened
-    _create_spool(snapshot)
-    _raise_descriptor_limit(snapshot.config.limits.max_connections)
+    create_spool(snapshot)
+    raise_descriptor_limit(snapshot.config.limits.max_connections)
     sockets = bind((*snapshot.listeners, *snapshot.egress))
     try:
         Supervisor(snapshot, sockets, drain_seconds, ready_fd).run()
@@ -59,35 +65,20 @@ def run_gateway(config: Path, *, drain_seconds: float = DRAIN_SECONDS, ready_fd:
             sock.close()
 
 
-def _create_spool(snapshot: Snapshot) -> None:
-    try:
-        snapshot.config.audit.spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{snapshot.config.audit.spool} cannot be made: {error.strerror}", key="audit.spool") from None
-
-
-def _raise_descriptor_limit(connections: int) -> None:
-    """Allow two sockets for each connection; one worker may come to hold them all."""
-    needed = 2 * connections + _OWN_DESCRIPTORS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    if soft != resource.RLIM_INFINITY and soft < allowed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    if allowed < needed:
-        _log.warning("%d open files are allowed, %d connections may need %d: raise LimitNOFILE", allowed, connections, needed)
-
-
 class Supervisor:
     """The state of the parent process."""
 
     def __init__(self, snapshot: Snapshot, sockets: list[socket.socket], drain_seconds: float, ready_fd: int | None) -> None:
         self._snapshot = snapshot
         self._sockets = sockets
+        self._ports = [int(sock.getsockname()[1]) for sock in sockets]
         self._drain_seconds = drain_seconds
         self._ready_fd = ready_fd
         self._counts = ConnectionCounts(snapshot.config.gateway.workers)
         self._moves = SharedMoves(snapshot.config.gateway.workers)
         self._visits = SharedVisits(snapshot.config.gateway.workers)
+        self._peers = PeerCounts(snapshot.config.gateway.workers)
+        self._rates = PeerCounts(snapshot.config.gateway.workers)
         self._children: dict[str, Child] = {}
         self._restarts: dict[str, tuple[float, float]] = {}  # name -> (when, pause)
         self._signals: list[int] = []
@@ -98,7 +89,13 @@ class Supervisor:
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_in, False)
         os.set_blocking(self._wake_out, False)
+        self._keep_out = KeepOut(snapshot.config.audit.spool)
         self._desk = Desk(snapshot.config.audit.spool, self._on_request)
+        self._replaced: Counter[str] = Counter()
+        self._reloads = Counter({"accepted": 0, "refused": 0})
+        metrics, self._endpoint = snapshot.config.metrics, None
+        if metrics is not None:
+            self._endpoint = Endpoint(metrics, ask=self._ask_metrics, missing=self._missing, write=self._metrics)
 
     def run(self) -> None:
         """Start everything, then serve events until the last child has ended."""
@@ -109,6 +106,8 @@ class Supervisor:
             self._start(AUDITOR)
             self._notes.add("started", at=_now())
             self._send_notes()
+            if self._snapshot.config.revocation is not None:
+                self._start(KEEPER)
             for number in range(self._snapshot.config.gateway.workers):
                 self._start(worker_name(number))
             while self._children or not self._stopping:
@@ -117,6 +116,8 @@ class Supervisor:
             for child in self._children.values():
                 os.kill(child.pid, signal.SIGKILL)
             self._desk.close()
+            if self._endpoint is not None:
+                self._endpoint.close()
             signal.set_wakeup_fd(-1)
             os.close(self._wake_in)
             os.close(self._wake_out)
@@ -126,13 +127,16 @@ class Supervisor:
     def _turn(self) -> None:
         poll = select.poll()
         by_descriptor = {child.pipe.fileno(): child for child in self._children.values()}
-        for descriptor in (self._wake_in, *by_descriptor, *self._desk.descriptors):
+        metrics = self._endpoint.descriptors if self._endpoint is not None else []
+        for descriptor in (self._wake_in, *by_descriptor, *self._desk.descriptors, *metrics):
             poll.register(descriptor, select.POLLIN)
         for descriptor, _ in poll.poll(_TICK_SECONDS * 1000):
             if descriptor == self._wake_in:
                 os.read(self._wake_in, 4096)
             elif descriptor in by_descriptor:
                 self._hear(by_descriptor[descriptor])
+            elif self._endpoint is not None and descriptor in metrics:
+                self._endpoint.serve(descriptor)
             else:
                 self._desk.serve(descriptor)
         for number in self._drain_signals():
@@ -149,8 +153,17 @@ class Supervisor:
                 case "recorded":
                     self._notes.recorded(int(message["number"]))
                     self._end_when_quiet()
-                case "status" | "ended":
+                case "metrics":
+                    if self._endpoint is not None:
+                        self._endpoint.answer(int(message["id"]), child.name, message)
+                case "status" | "ended" | "blocked":
                     self._desk.answer(int(message["id"]), child.name, message)
+                case "inquire" | "in-use":
+                    self._send_to(KEEPER, message)
+                case "verdicts" | "staple":
+                    self._send_to_workers(message)
+                case "alarm":
+                    self._note("failed" if message["bad"] else "changed", str(message["text"]))
                 case "reload-failed":
                     self._note("failed", f"{child.name} keeps the old configuration: {message['reason']}")
                 case "reloaded":
@@ -158,6 +171,8 @@ class Supervisor:
 
     def _check_time(self) -> None:
         now = time.monotonic()
+        if self._endpoint is not None:
+            self._endpoint.check_time()
         if now > self._deadline:
             if not self._started:
                 raise Unavailable("a process of the gateway did not come up", hint="the lines above say why")
@@ -175,15 +190,25 @@ class Supervisor:
     def _start(self, name: str) -> None:
         pipes = (child.pipe.fileno() for child in self._children.values())
         close = [self._wake_in, self._wake_out, *self._desk.descriptors, *pipes]
+        close += self._endpoint.descriptors if self._endpoint is not None else []
         if self._ready_fd is not None:
             close.append(self._ready_fd)
         main: Callable[[socket.socket], int]
-        if name == AUDITOR:
-            main = functools.partial(auditor_main, snapshot=self._snapshot)
+        if name in _WITHOUT_PORTS:
+            main = functools.partial(_WITHOUT_PORTS[name], snapshot=self._snapshot)
             close += [sock.fileno() for sock in self._sockets]
         else:
-            place = Place(int(name.rpartition("-")[2]), self._sockets, self._counts, self._drain_seconds, self._moves, self._visits)
-            main = functools.partial(worker_main, place=place, snapshot=self._snapshot)
+            place = Place(
+                int(name.rpartition("-")[2]),
+                self._sockets,
+                counts=self._counts,
+                peers=self._peers,
+                rates=self._rates,
+                moves=self._moves,
+                visits=self._visits,
+                drain_seconds=self._drain_seconds,
+            )
+            main = functools.partial(worker_main, place=place, snapshot=self._snapshot, blocks=self._keep_out.blocks)
         self._children[name] = fork(name, main, close=close, now=time.monotonic())
 
     def _reap(self) -> None:
@@ -196,13 +221,16 @@ class Supervisor:
     def _bury(self, child: Child, code: int) -> None:
         del self._children[child.name]
         child.pipe.close()
-        if child.name != AUDITOR:
-            self._counts.set(int(child.name.rpartition("-")[2]), 0)
+        if child.name not in _WITHOUT_PORTS:
+            number = int(child.name.rpartition("-")[2])
+            self._counts.set(number, 0)
+            self._peers.clear(number)
         if not self._started and not self._stopping:
             raise Unavailable(f"{child.name} could not start", hint="the lines above say why")
         if self._stopping:
             self._end_when_quiet()
             return
+        self._replaced[child.name] += 1
         lived = time.monotonic() - child.since
         _, pause = self._restarts.get(child.name, (0.0, 0.0))
         pause = _BACK_OFF[0] if lived > _STABLE_SECONDS else min(max(2 * pause, _BACK_OFF[0]), _BACK_OFF[1])
@@ -247,8 +275,7 @@ class Supervisor:
         self._deadline = time.monotonic() + self._drain_seconds + _END_SECONDS
         for sock in self._sockets:
             sock.close()
-        for child in self._workers():
-            child.send({"type": "drain"})
+        self._send_to_workers({"type": "drain"})
         self._end_when_quiet()
 
     def _end_when_quiet(self) -> None:
@@ -260,6 +287,7 @@ class Supervisor:
             self._notes.add("stopped", at=_now())
             self._notes.closed = True
             self._send_notes()
+            self._send_to(KEEPER, {"type": "drain"})
         elif not self._notes.waiting:
             auditor.send({"type": "drain"})
 
@@ -269,26 +297,71 @@ class Supervisor:
             snapshot = read_snapshot(self._snapshot.path)
             contexts_of(snapshot.listeners)
         except ConfigError as error:
-            self._note("failed", f"the new configuration is refused, the old one stays: {error.key}: {error.message}")
+            self._refuse_reload(f"{error.key}: {error.message}")
             return
         key = needs_restart(self._snapshot, snapshot)
         if key:
-            self._note("failed", f"the new configuration is refused, the old one stays: {key} cannot change without a restart")
+            self._refuse_reload(f"{key} cannot change without a restart")
             return
         self._snapshot = snapshot
-        for child in self._workers():
-            child.send({"type": "reload", "version": snapshot.version})
+        self._send_to(KEEPER, {"type": "reload"})
+        self._send_to_workers({"type": "reload", "version": snapshot.version})
+        self._reloads["accepted"] += 1
         self._note("changed", f"the configuration was replaced, version {snapshot.version[:12]}")
 
-    def _on_request(self, number: int, request: Message) -> list[str]:
-        """Pass a request of the control socket on to all workers; return whom to wait for."""
-        workers = self._workers()
-        for child in workers:
-            child.send({**request, "id": number})
-        return [child.name for child in workers]
+    def _refuse_reload(self, why: str) -> None:
+        self._reloads["refused"] += 1
+        self._note("failed", f"the new configuration is refused, the old one stays: {why}")
+
+    def _on_request(self, number: int, request: Message) -> Asked:
+        """Follow a request of the control socket, or pass it on to all workers."""
+        own: Message | None = None
+        match request["type"]:
+            case "blocks":
+                return Asked(own={"blocks": [block.to_dict() for block in self._keep_out.blocks]})
+            case "block" | "unblock":
+                own = self._keep_out.change(request, at=_now())
+                if "error" in own:
+                    return Asked(own=own)
+                self._notes.add("rights", at=_now(), text=own["text"], by=str(request["by"]))
+                self._send_notes()
+                request = {"type": "blocks", "blocks": [block.to_dict() for block in self._keep_out.blocks]}
+        self._send_to_workers({**request, "id": number})
+        return Asked([child.name for child in self._workers()], own)
+
+    def _ask_metrics(self, number: int) -> list[str]:
+        self._send_to_workers({"type": "metrics", "id": number})
+        return [child.name for child in self._workers()]
+
+    def _missing(self) -> list[str]:
+        """Return what keeps the gateway from serving well; empty when it is ready."""
+        expected = [AUDITOR, *(worker_name(number) for number in range(self._snapshot.config.gateway.workers))]
+        expected += [KEEPER] if self._snapshot.config.revocation is not None else []
+        missing = [name for name in expected if name not in self._children or not self._children[name].ready]
+        return ["stopping", *missing] if self._stopping else missing
+
+    def _metrics(self, answers: Mapping[str, Message]) -> bytes:
+        ports = zip(self._ports, self._snapshot.listeners, strict=False)  # inner ports, the last ones, have no certificate
+        state = GatewayState(
+            version=self._snapshot.version,
+            workers=answers,
+            children={name: (child.ready, self._replaced[name]) for name, child in self._children.items()},
+            blocks=len(self._keep_out.blocks.blocks),
+            expiry={port: one.credential.certificate.not_valid_after_utc for port, one in ports},
+            reloads=self._reloads,
+        )
+        return exposition(state)
 
     def _workers(self) -> list[Child]:
-        return [child for child in self._children.values() if child.name != AUDITOR]
+        return [child for child in self._children.values() if child.name not in _WITHOUT_PORTS]
+
+    def _send_to_workers(self, message: Message) -> None:
+        for child in self._workers():
+            child.send(message)
+
+    def _send_to(self, name: str, message: Message) -> None:
+        if name in self._children:
+            self._children[name].send(message)
 
     def _note(self, kind: str, text: str) -> None:
         (_log.info if kind == "changed" else _log.error)("%s", text)
