@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from securepacs.errors import ProtocolError, SecurePacsError, TokenError, Unavailable
+from securepacs.errors import ProtocolError, SecurePacsError, TokenError, TokenNotPresent, Unavailable
 from securepacs_proxy.agent.door import Door, Login
 from securepacs_proxy.dicom.pdu import Abort, AssociateRJ, PduType, encode
 
@@ -125,8 +125,8 @@ class Association:
         self.login = login = self._door.enter(seconds=self._login_seconds)
         try:
             connection = self._connect(login)
-        except TokenError:
-            self._door.lost(login)
+        except TokenError as error:
+            self._door.lost(login, removed=any(isinstance(one, TokenNotPresent) for one in (error, error.__cause__)))
             raise
         if self._door.login is not login:  # closed while the handshake went on
             connection.close()

@@ -29,6 +29,7 @@ from securepacs_proxy.agent.records import Records, name_of
 _log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.2
 STUCK_SECONDS = 5.0
+_REMOVED = "the card was removed"
 
 
 class DoorState(StrEnum):
@@ -135,11 +136,13 @@ class Door:
         token.close()
         clock.cancel()
 
-    def lost(self, login: Login) -> None:
-        """A handshake found the login gone, as after a short loss of contact: ask for the PIN again."""
+    def lost(self, login: Login, *, removed: bool = False) -> None:
+        """A handshake found the login gone, as after a short loss of contact, or the card itself: ask for the PIN again."""
         with self._changed:
             stale = self.login is login
-        if stale:
+        if stale and removed:
+            self.lock(_REMOVED, DoorState.REMOVED)
+        elif stale:
             self.lock("the card lost its login")
 
     # --- threads --------------------------------------------------------------------------------------------------------
@@ -205,7 +208,7 @@ class Door:
             login = self.login
             if login is not None:
                 if self._presence.saw(_is_in(login), at=time.monotonic()):
-                    self.lock("the card was removed", DoorState.REMOVED)
+                    self.lock(_REMOVED, DoorState.REMOVED)
             elif self.state is DoorState.REMOVED and self._card_is_back():
                 with self._changed:
                     self.state, self._wanted, self.trouble = DoorState.LOCKED, True, ""

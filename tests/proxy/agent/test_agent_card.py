@@ -100,7 +100,7 @@ def test_a_module_that_is_stuck_ends_the_agent_and_not_its_work(tmp_path: Path, 
         card.yank()
         code, said = agent.call("echoscu", "-ta", "4", called="ORTHANC")
         assert code != 0, said
-        wait_until(lambda: agent.ended or agent.status.get("state") == "card removed", seconds=4, what="the notice")
+        wait_until(lambda: agent.ended or agent.status.get("state") == "card removed", seconds=20, what="the notice")
         assert ("Logout", "the card was removed") in [(kind, why) for kind, _, _, why in agent.logins()]
         card.insert()
         agent.give_pin(PIN)
