@@ -1,6 +1,6 @@
 """The seams of securepacs on one page: small protocols that any implementation may fill; each is defined in its room.
 
-A library user passes an object. Every implementation runs the contract test of its seam (`tests/support/contracts.py`).
+A library user passes an object. Every implementation of a seam runs the same tests.
 """
 
 from __future__ import annotations

@@ -26,10 +26,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "proxy")]
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from tests.bench import pdata  # noqa: E402
-from tests.bench.pdata import receiver  # noqa: E402
 from tests.support import dicom_wire as wire  # noqa: E402
+from tests.support import pdata  # noqa: E402
 from tests.support.gateway import Gateway, running_gateway  # noqa: E402
+from tests.support.pdata import receiver  # noqa: E402
 
 STALLED, SLOW = 100, 20
 KINDS = ("nobody", "stalled", "slow", "flooding")

@@ -30,9 +30,9 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from securepacs_proxy.archives import storescp  # noqa: E402
-from tests.bench import pdata  # noqa: E402
-from tests.bench.peers import Material, Peer, haproxy, stunnel  # noqa: E402
+from tests.support import pdata  # noqa: E402
 from tests.support.gateway import Gateway, running_gateway  # noqa: E402
+from tests.support.peers import Material, Peer, haproxy, stunnel  # noqa: E402
 from tests.support.samples import new_instance  # noqa: E402
 
 console = Console(width=150)
@@ -109,11 +109,10 @@ def streams(gateway: Gateway, peers: list[Peer], associations: int, megabytes: i
     for _ in range(repetitions):
         for peer in peers:
             before = peer.cpu_seconds()
-            command = [sys.executable, str(Path(pdata.__file__)), "send", "127.0.0.1", peer.port, key, certificate, trust]
-            output = subprocess.run(
-                [*map(str, command), str(associations), str(megabytes)], check=True, capture_output=True, text=True, timeout=600
-            ).stdout
-            rates[peer.name].append(megabytes / float(output))
+            where = ("127.0.0.1", peer.port, key, certificate, trust, associations, megabytes)
+            command = [*pdata.PROGRAM, "send", *map(str, where)]
+            done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=600)
+            rates[peer.name].append(megabytes / float(done.stdout))
             costs[peer.name].append((peer.cpu_seconds() - before) / (megabytes / 1000))
     _show(f"P-DATA, {associations} associations, {megabytes} MB", {"MB/s": rates, "CPU s/GB": costs})
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import pdata
-from tests.bench.peers import Peer
+from tests.support import pdata
 from tests.support.gateway import running_gateway
+from tests.support.peers import Peer
 
 IDLE, ACTIVE, MINUTES = 1000, 50, 10
 IMAGE = 512 * 1024

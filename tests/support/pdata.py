@@ -1,7 +1,7 @@
 """One image after another as P-DATA: the sender (mutual TLS) and the receiver (plain) of the gateway's measurements.
 
-    pdata.py receive                                               prints its port, serves until its standard input is closed
-    pdata.py send HOST PORT KEY CERT TRUST ASSOCIATIONS MEGABYTES  prints the seconds from the first byte to the last answer
+    receive                                               prints its port, serves until its standard input is closed
+    send HOST PORT KEY CERT TRUST ASSOCIATIONS MEGABYTES  prints the seconds from the first byte to the last answer
 
 Both do as little as they can besides moving bytes, and both set TCP_NODELAY: what is measured is what stands between them.
 """
@@ -20,12 +20,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+from securepacs.codes import IMPLICIT_VR_LITTLE_ENDIAN
+from tests.support import dicom_wire as wire
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "proxy")]
 
-from securepacs.codes import IMPLICIT_VR_LITTLE_ENDIAN  # noqa: E402
-from tests.support import dicom_wire as wire  # noqa: E402
-
+PROGRAM = (sys.executable, "-m", "tests.support.pdata")  # to be run in ROOT
 PDU = 131072  # the maximum length that both sides announce
 BATCH_PDUS = 8
 CONTEXT = wire.CONTEXT_ID[wire.CT]
@@ -61,8 +61,8 @@ def receive() -> None:
 @contextmanager
 def receiver() -> Iterator[int]:
     """Run the receiver as a process of its own; yield its port."""
-    command = [sys.executable, str(Path(__file__)), "receive"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [*PROGRAM, "receive"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdin is not None
     assert process.stdout is not None
     try:
