@@ -171,6 +171,13 @@ lock = threading.RLock()
 os.register_at_fork(after_in_child=_new_lock)  # another thread of the parent may have held the old one
 
 
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Keep others of this process from logging in or out: without a login, private keys are not to be seen on the token."""
+    with lock:
+        yield
+
+
 class Login:
     """The login of this process at one token, shared by everything in the process that uses the token. Guarded by `lock`."""
 

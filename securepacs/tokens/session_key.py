@@ -16,7 +16,7 @@ import pkcs11
 from pkcs11 import Attribute, ObjectClass
 
 from securepacs.errors import TokenError
-from securepacs.tokens.login import LOST, REFUSED, close_quietly, token_errors
+from securepacs.tokens.login import LOST, REFUSED, close_quietly, token_errors, undisturbed
 from securepacs.tokens.openssl_queue import shielded
 
 _LOST_OR_BROKEN = (*LOST, pkcs11.GeneralError)
@@ -85,11 +85,20 @@ class SessionKey:
 
     def _use(self, operation: Callable[..., bytes], lost: tuple[type[Exception], ...] = LOST) -> bytes:
         with self._lock:
-            if self._key is not None and self._pid == os.getpid():
+            if self._pid != os.getpid():
+                self._key = None
+            if self._key is not None:
                 try:
                     return self._once(operation)
                 except lost:
-                    close_quietly(self._session)
+                    self._forget()
+            self._open()
+            try:
+                return self._once(operation)
+            except lost:  # somebody checked a PIN just now, which logs out and in again (rule 5)
+                self._forget()
+                if self._wants_pin_every_time:
+                    raise
             self._open()
             return self._once(operation)
 
@@ -103,15 +112,16 @@ class SessionKey:
 
     def _open(self) -> None:
         self._key = None
-        self._session = self._owner.open_session()
-        self._pid = os.getpid()
-        found = list(self._session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.ID: self._id}))
-        if len(found) != 1:
-            close_quietly(self._session)
-            raise TokenError("the private key is not on the token")
-        self._key = found[0]
-        # PIV 9C and other keys for signatures that bind a person: the PIN is asked anew for each
-        self._wants_pin_every_time = bool(attribute(self._key, Attribute.ALWAYS_AUTHENTICATE))
+        with undisturbed():
+            self._session = self._owner.open_session()
+            self._pid = os.getpid()
+            found = list(self._session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.ID: self._id}))
+            if len(found) != 1:
+                close_quietly(self._session)
+                raise TokenError("the private key is not on the token")
+            # PIV 9C and other keys for signatures that bind a person: the PIN is asked anew for each
+            self._wants_pin_every_time = bool(attribute(found[0], Attribute.ALWAYS_AUTHENTICATE))
+            self._key = found[0]
 
     def _forget(self) -> None:
         """Give up the session: after a refused PIN an operation is left open in it."""
