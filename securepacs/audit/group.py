@@ -13,6 +13,7 @@ from securepacs.errors import SecurePacsError, Unavailable
 T = TypeVar("T")
 R = TypeVar("R")
 OnDone = Callable[[R | None, BaseException | None], None]
+StillWanted = Callable[[], bool]
 GATHER_SECONDS = 0.002
 _logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class GroupCommit(Generic[T, R]):
         self._commit = commit
         self._size_of = size_of
         self._max_pending = max_pending
-        self._waiting: list[tuple[T, OnDone[R]]] = []
+        self._waiting: list[tuple[T, OnDone[R], StillWanted]] = []
         self._waiting_size = 0
         self._closed = False
         self._wanted = 1  # how many must wait for the writer to be woken
@@ -54,15 +55,19 @@ class GroupCommit(Generic[T, R]):
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, item: T, on_done: OnDone[R]) -> None:
-        """Hand in an item and return; `on_done(result, error)` is called from the writer thread and must not block."""
+    def submit(self, item: T, on_done: OnDone[R], *, still_wanted: StillWanted = lambda: True) -> None:
+        """Hand in an item and return; `on_done(result, error)` is called from the writer thread and must not block.
+
+        `still_wanted` is asked in the writer thread right before the commit, after the callbacks of all earlier commits. An item
+        that must not follow one that failed answers False there and gets Unavailable: order holds although both were handed in.
+        """
         size = self._size_of(item)
         with self._changed:
             if self._closed:
                 raise Unavailable("the writer is closed", retryable=False)
             if self._waiting and self._waiting_size + size > self._max_pending:
                 raise Unavailable("too much waits to be written")
-            self._waiting.append((item, on_done))
+            self._waiting.append((item, on_done, still_wanted))
             self._waiting_size += size
             if len(self._waiting) >= self._wanted:
                 self._changed.notify()
@@ -106,15 +111,25 @@ class GroupCommit(Generic[T, R]):
                 batch, self._waiting, self._waiting_size = self._waiting, [], 0
             if not batch:
                 return
-            results: Sequence[R | BaseException]
             began = time.monotonic()
-            try:
-                results = self._commit([item for item, _ in batch])
-            except Exception as error:  # handed to every caller: nobody may believe in a record that was not written
-                results = [error] * len(batch)
-            shared, patience = len(batch), min((time.monotonic() - began) / 4, GATHER_SECONDS)
-            for (_, on_done), result in zip(batch, results, strict=True):
-                if isinstance(result, BaseException):
-                    notify(on_done, None, result)
+            wanted: list[tuple[T, OnDone[R]]] = []
+            for item, on_done, still_wanted in batch:
+                if still_wanted():
+                    wanted.append((item, on_done))
                 else:
-                    notify(on_done, result, None)
+                    notify(on_done, None, Unavailable("what came before it could not be written"))
+            if wanted:
+                self._commit_all(wanted)
+            shared, patience = len(batch), min((time.monotonic() - began) / 4, GATHER_SECONDS)
+
+    def _commit_all(self, batch: list[tuple[T, OnDone[R]]]) -> None:
+        results: Sequence[R | BaseException]
+        try:
+            results = self._commit([item for item, _ in batch])
+        except Exception as error:  # handed to every caller: nobody may believe in a record that was not written
+            results = [error] * len(batch)
+        for (_, on_done), result in zip(batch, results, strict=True):
+            if isinstance(result, BaseException):
+                notify(on_done, None, result)
+            else:
+                notify(on_done, result, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -165,3 +165,37 @@ def test_callers_who_come_back_together_share_commits() -> None:
     group.close()
     assert sum(sizes) == 200
     assert len(sizes) < 100
+
+
+def test_an_item_that_follows_a_failed_one_is_not_written() -> None:
+    began, go_on = threading.Event(), threading.Event()
+    written: list[int] = []
+    failed: list[BaseException] = []
+    ends: dict[int, BaseException | None] = {}
+
+    def commit(items: list[int]) -> Sequence[int | SecurePacsError]:
+        if items == [1]:
+            began.set()
+            go_on.wait(30)
+            raise Unavailable("the disk is full")
+        written.extend(items)
+        return items
+
+    def ended(item: int) -> Callable[[int | None, BaseException | None], None]:
+        def note(_result: int | None, error: BaseException | None) -> None:
+            ends[item] = error
+            if item == 1 and error is not None:
+                failed.append(error)
+
+        return note
+
+    group = make(commit)
+    group.submit(1, ended(1))
+    assert began.wait(30)
+    group.submit(2, ended(2), still_wanted=lambda: not failed)  # handed in before the commit of 1 failed
+    group.submit(3, ended(3))
+    go_on.set()
+    group.close()
+    assert written == [3]
+    assert isinstance(ends[2], Unavailable)
+    assert ends[3] is None

@@ -6,6 +6,8 @@ everything that was put is durable.
 
 from __future__ import annotations
 
+import itertools
+import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -35,6 +37,7 @@ class Ingest:
         self._changed = threading.Condition()
         self._underway = 0
         self._error: BaseException | None = None
+        self._broken = math.inf  # number of the job that has the error
 
     def put(self, receipts: Sequence[Receipt], received: datetime) -> None:
         """Take records; raise Unavailable once any record before could not be stored."""
@@ -69,23 +72,29 @@ class Ingest:
         if self._error is not None:
             raise self._error
 
+    def _unbroken(self, number: int) -> bool:
+        return number < self._broken
+
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        for number in itertools.count():
+            if (job := self._jobs.get()) is None:
+                return
             receipts, future = job
             size = _size(receipts)
             if self._error is not None:  # nothing may follow what is missing
-                self._stored(size, None)
+                self._stored(number, size, None)
                 continue
             try:
                 items = [Item(receipt, index) for receipt, index in zip(receipts, future.result(), strict=True)]
-                self._repository.submit(items, partial(self._stored, size))
+                self._repository.submit(items, partial(self._stored, number, size), still_wanted=partial(self._unbroken, number))
             except Exception as error:  # told to the connection, which ends
-                self._stored(size, error)
+                self._stored(number, size, error)
 
-    def _stored(self, size: int, error: BaseException | None) -> None:
+    def _stored(self, number: int, size: int, error: BaseException | None) -> None:
         with self._changed:
             self._underway -= size
-            self._error = self._error or error
+            if error is not None and number < self._broken:
+                self._error, self._broken = error, number
             self._changed.notify_all()
 
 

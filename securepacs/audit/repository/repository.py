@@ -80,9 +80,14 @@ class Repository:
         items = [Item(receipt, index(receipt.raw, receipt.received)) for receipt in receipts]
         return self._writer.call(items) if items else []
 
-    def submit(self, items: list[Item], on_stored: Callable[[BaseException | None], None]) -> None:
-        """Hand in records that are indexed already; `on_stored(error or None)` is called from the writer thread."""
-        self._writer.submit(items, lambda _ids, error: on_stored(error))
+    def submit(
+        self, items: list[Item], on_stored: Callable[[BaseException | None], None], *, still_wanted: Callable[[], bool]
+    ) -> None:
+        """Hand in records that are indexed already; `on_stored(error or None)` is called from the writer thread.
+
+        `still_wanted` is asked there right before they are stored: False when records they follow could not be.
+        """
+        self._writer.submit(items, lambda _ids, error: on_stored(error), still_wanted=still_wanted)
 
     def record(self, message: AuditMessage, *, at: datetime) -> int:
         """Store a message of the repository about itself."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -109,10 +110,10 @@ def test_nothing_follows_what_could_not_be_stored(
     way = Ingest(repository, pool)
     submit = repository.submit
 
-    def failing(items: list[Item], on_stored: object) -> None:
+    def failing(items: list[Item], on_stored: object, **options: object) -> None:
         if b"1.2.3.45<" in b"".join(item.receipt.raw for item in items):
             raise Unavailable("the disk is full")
-        submit(items, on_stored)  # type: ignore[arg-type]
+        submit(items, on_stored, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(repository, "submit", failing)
     way.put(receipts(records(40)), NOW)
@@ -137,3 +138,31 @@ def test_a_burst_over_tls_is_stored_in_order_before_the_end_is_confirmed(reposit
         deliver(server, files.client_context(), b"".join(map(frame, sent)))
         assert [repository.raw(each.id) for each in kept(repository)] == sent
     assert {each.verdict for each in repository.search(Criteria(limit=5000), reader=LEE, at=AT)} == {"conformant"}
+
+
+def test_nothing_of_a_connection_follows_what_could_not_be_stored(
+    repository: Repository, pool: IndexerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = receipts(records(BURST)), receipts(records(BURST, first=BURST))
+    commit, began, go_on = repository._writer._commit, threading.Event(), threading.Event()
+
+    def full_for_the_first(batches: list[list[Item]]) -> object:
+        if any(item.receipt is first[0] for items in batches for item in items):
+            began.set()
+            go_on.wait(60)
+            raise Unavailable("the disk is full")
+        return commit(batches)
+
+    monkeypatch.setattr(repository._writer, "_commit", full_for_the_first)
+    busy = Ingest(repository, pool)
+    busy.put(first, NOW)
+    assert began.wait(60)
+    busy.put(second, NOW)
+    while not repository._writer._waiting:  # until it stands behind the first, which has not failed yet
+        threading.Event().wait(0.001)
+    go_on.set()
+    with pytest.raises(Unavailable, match="disk is full"):
+        busy.drain()
+    busy.close()
+    stored = repository.search(Criteria(limit=10_000), reader=LEE, at=AT)
+    assert [each for each in stored if each.transport == "test"] == []
