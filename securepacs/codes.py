@@ -120,3 +120,13 @@ ID_SIGNING_CERTIFICATE_V2 = "1.2.840.113549.1.9.16.2.47"
 ID_PWRI_KEK = "1.2.840.113549.1.9.16.3.9"
 ID_PBKDF2 = "1.2.840.113549.1.5.12"
 ID_HMAC_SHA256 = "1.2.840.113549.2.9"
+
+# --- de-identification, CID 7050 ------------------------------------------------------------------------------------
+BASIC_APPLICATION_CONFIDENTIALITY_PROFILE = _dcm("113100", "Basic Application Confidentiality Profile")
+CLEAN_DESCRIPTORS_OPTION = _dcm("113105", "Clean Descriptors Option")
+RETAIN_FULL_DATES_OPTION = _dcm("113106", "Retain Longitudinal Temporal Information Full Dates Option")
+RETAIN_MODIFIED_DATES_OPTION = _dcm("113107", "Retain Longitudinal Temporal Information Modified Dates Option")
+RETAIN_PATIENT_CHARACTERISTICS_OPTION = _dcm("113108", "Retain Patient Characteristics Option")
+RETAIN_DEVICE_IDENTITY_OPTION = _dcm("113109", "Retain Device Identity Option")
+RETAIN_UIDS_OPTION = _dcm("113110", "Retain UIDs Option")
+RETAIN_INSTITUTION_IDENTITY_OPTION = _dcm("113112", "Retain Institution Identity Option")

@@ -8,7 +8,22 @@ from __future__ import annotations
 import typer
 
 from securepacs import __version__
-from securepacs.cli import audit, doctor, evidence, inspect, media, original, output, pki, sign, signature, tls, token, verify
+from securepacs.cli import (
+    audit,
+    confidentiality,
+    doctor,
+    evidence,
+    inspect,
+    media,
+    original,
+    output,
+    pki,
+    sign,
+    signature,
+    tls,
+    token,
+    verify,
+)
 
 app = typer.Typer(
     name="securepacs",
@@ -44,6 +59,8 @@ def root(
 app.command("sign")(sign.sign)
 app.command("verify")(verify.verify)
 app.command("inspect")(inspect.inspect)
+app.command("deidentify")(confidentiality.deidentify)
+app.command("reidentify")(confidentiality.reidentify)
 app.command("doctor")(doctor.doctor)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,19 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from securepacs.cli import output
+from securepacs.cli.batch import DestinationOption, JsonOption, SourceArgument, each_file, file_pairs
 from securepacs.cli.keys import CertOption, KeyOption, P12Option, PinEnvOption, PinFileOption, TokenOption, credential_from
-from securepacs.errors import SecurePacsError, UsageError
+from securepacs.errors import UsageError
 
 if TYPE_CHECKING:
     from securepacs.media import MediaSigner
 
 app = typer.Typer(no_args_is_help=True, help="DICOM files encrypted for their recipients (PS3.15 Annex D).")
 
-Source = Annotated[Path, typer.Argument(metavar="SRC", help="The file to read, or a folder: all files below it.")]
-Destination = Annotated[Path, typer.Option("-o", "--output", metavar="DST", help="The file to write, or the folder.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per file.")]
 PasswordFileOption = Annotated[Path | None, typer.Option("--password-file", help="File (mode 600) with the recipients' password.")]
-Work = Callable[[Path, Path], dict[str, Any]]
 
 _CIPHERS = (
     "aes256-cbc, aes192-cbc, aes128-cbc or, only for old readers, des-ede3-cbc; aes256-gcm, aes192-gcm and aes128-gcm are "
@@ -33,8 +29,8 @@ _CIPHERS = (
 @app.command()
 @output.reports_errors
 def protect(
-    source: Source,
-    destination: Destination,
+    source: SourceArgument,
+    destination: DestinationOption,
     to: Annotated[
         list[Path] | None, typer.Option("--to", help="Certificate of a recipient (repeatable). Elliptic curves are an extension.")
     ] = None,
@@ -58,7 +54,7 @@ def protect(
     from securepacs import media
     from securepacs.tokens.software import load_certificates
 
-    pairs = _pairs(source, destination)
+    pairs = file_pairs(source, destination)
     recipients = [load_certificates(path)[0] for path in to or ()]
     signing = bool(sign_key or sign_cert or token)
     if not signing and (pin_file or pin_env):
@@ -80,7 +76,7 @@ def protect(
             made = media.inspect(result)
             return {"file": str(file), "output": str(result), "profile": made.profile, "extensions": made.extensions}
 
-        results, code = _each(pairs, one, as_json=as_json)
+        results, code = each_file(pairs, one, as_json=as_json)
     if not as_json:
         rows = [
             (each["file"], each["output"], each["profile"] or f"extension: {', '.join(each['extensions'])}") for each in results
@@ -92,8 +88,8 @@ def protect(
 @app.command("open")
 @output.reports_errors
 def open_file(
-    source: Source,
-    destination: Destination,
+    source: SourceArgument,
+    destination: DestinationOption,
     key: KeyOption = None,
     cert: CertOption = None,
     p12: P12Option = None,
@@ -113,7 +109,7 @@ def open_file(
     from securepacs import media
     from securepacs.trust import TrustPolicy
 
-    pairs = _pairs(source, destination)
+    pairs = file_pairs(source, destination)
     policy = TrustPolicy.from_files(trust) if trust else None
     with_key = bool(key or cert or p12 or token) or not password_file
     names = "--key with --cert, --p12, --token, or --password-file"
@@ -130,7 +126,7 @@ def open_file(
             facts = {"file": str(file), "output": str(result), "integrity": opened.integrity, "origin": opened.origin}
             return {**facts, "signers": [_describe(signer) for signer in opened.signers], "warnings": opened.warnings}
 
-        results, code = _each(pairs, one, as_json=as_json)
+        results, code = each_file(pairs, one, as_json=as_json)
     if not as_json:
         _print_opened(results)
     raise SystemExit(code)
@@ -175,35 +171,6 @@ def inspect(source: Annotated[Path, typer.Argument(metavar="FILE", help="The fil
     output.print_table(str(source), ("property", "value"), facts.items())
     if recipients:
         output.print_table("recipients", recipients[0].keys(), [recipient.values() for recipient in recipients])
-
-
-def _pairs(source: Path, destination: Path) -> list[tuple[Path, Path]]:
-    from securepacs.cli.paths import outputs_for
-
-    if source.is_dir() and destination.resolve().is_relative_to(source.resolve()):
-        raise UsageError("the output would lie inside the input")
-    return outputs_for([source], destination, in_place=False)
-
-
-def _each(pairs: list[tuple[Path, Path]], work: Work, *, as_json: bool) -> tuple[list[dict[str, Any]], int]:
-    """Do the work for every file; return results and exit code. The failure of one of several does not stop the others."""
-    from securepacs.wiring import exit_code
-
-    results: list[dict[str, Any]] = []
-    codes: list[int] = []
-    for file, result in pairs:
-        try:
-            if len(pairs) > 1:
-                result.parent.mkdir(parents=True, exist_ok=True)
-            results.append(work(file, result))
-            if as_json:
-                output.print_json(results[-1])
-        except SecurePacsError as error:
-            if len(pairs) == 1:
-                raise
-            output.print_error(error, file=str(file))
-            codes.append(exit_code(error))
-    return results, output.worst_of_files(codes) if codes else 0
 
 
 def _password(existing: Path | None, new: Path | None) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
 from asn1crypto import algos, cms, core
@@ -105,6 +106,20 @@ def _for_certificate(certificate: x509.Certificate, content_key: bytes, key_tran
         algorithm = tlv(SEQUENCE, core.ObjectIdentifier(_RSA_ENCRYPTION).dump(), core.Null().dump())
         encrypted = public_key.encrypt(content_key, padding.PKCS1v15())
     return tlv(SEQUENCE, tlv(INTEGER, b"\0"), identifier, algorithm, tlv(OCTET_STRING, encrypted))
+
+
+def require_fit(certificates: Iterable[x509.Certificate], moment: datetime) -> None:
+    """Raise UsageError for a certificate that is not valid at `moment` or not made for encryption (RFC 5280 4.1.2.5, 4.2.1.3)."""
+    for certificate in certificates:
+        name = certificate.subject.rfc4514_string()
+        if not certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc:
+            raise UsageError(f"the recipient's certificate is not valid now: {name}", standard="RFC 5280 4.1.2.5")
+        try:
+            usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+        except x509.ExtensionNotFound:
+            continue
+        if not (usage.key_encipherment if isinstance(certificate.public_key(), RSAPublicKey) else usage.key_agreement):
+            raise UsageError(f"the recipient's certificate is not made for encryption: {name}", standard="RFC 5280 4.2.1.3")
 
 
 def read(reader: Reader) -> Iterable[bytes]:

@@ -9,28 +9,28 @@ Elliptic curve recipients, RSA-OAEP and GCM ciphers are extensions: `inspect` na
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, overload
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from securepacs.cms import digested, enveloped, signed
 from securepacs.cms.ciphers import CIPHERS
 from securepacs.cms.encapsulated import joined
 from securepacs.cms.passwords import password_octets
-from securepacs.cms.recipients import Keys, KeyTransport
+from securepacs.cms.recipients import Keys, KeyTransport, require_fit
 from securepacs.cms.stream import Buffer, Stream
 from securepacs.codes import ID_DATA, ID_DIGESTED_DATA, ID_SIGNED_DATA
 from securepacs.dicom.files import write_atomically
 from securepacs.dicom.part10 import read_part10
+from securepacs.dicom.preamble import require_harmless, suspicion
 from securepacs.errors import IntegrityFailure, MalformedError, UsageError, VerificationError
 from securepacs.media.ahead import ahead
 from securepacs.media.passphrase import require_strong
-from securepacs.media.preamble import require_harmless, suspicion
 from securepacs.media.source import HEAD_SIZE, Source
 from securepacs.media.unsealing import STANDARD, Integrity, Unsealing, looks_like_part10
 from securepacs.tokens.credential import Credential
@@ -116,7 +116,7 @@ def protect(
     """
     moment = at or datetime.now(UTC)
     passwords = () if password is None else (require_strong(password, unsafe_weak=unsafe_weak_password),)
-    _require_recipients(recipients, moment)
+    require_fit(recipients, moment)
     with Source(src) as source:
         head = source.head()
         read_part10(head)
@@ -142,19 +142,6 @@ def _seal(content: Stream, signer: Credential | None, moment: datetime, *, bare:
     signer = signer.for_documents()
     who = signed.Signer(signer.certificate, signer.private_key, signer.chain)
     return signed.sign_stream(content, [who], content_type=ID_DATA, signing_time=moment, bare=bare), ID_SIGNED_DATA
-
-
-def _require_recipients(recipients: Iterable[x509.Certificate], moment: datetime) -> None:
-    for certificate in recipients:
-        name = certificate.subject.rfc4514_string()
-        if not certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc:
-            raise UsageError(f"the recipient's certificate is not valid now: {name}", standard="RFC 5280 4.1.2.5")
-        try:
-            usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-        except x509.ExtensionNotFound:
-            continue
-        if not (usage.key_encipherment if isinstance(certificate.public_key(), RSAPublicKey) else usage.key_agreement):
-            raise UsageError(f"the recipient's certificate is not made for encryption: {name}", standard="RFC 5280 4.2.1.3")
 
 
 def open(
