@@ -13,11 +13,15 @@ from securepacs_proxy.events import Side
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where an archive or a destination outside listens; `tls` names the settings of the shell for it, empty for plain TCP."""
+    """Where an archive or a destination outside listens; `tls` names the settings of the shell for it, empty for plain TCP.
+
+    With `reverse` it does not listen: it is the AE title for which an agent keeps a connection open.
+    """
 
     host: str
     port: int
     tls: str = ""
+    reverse: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,13 @@ class OpenUpstream:
     """Connect to the first of `destinations` that answers; the shell reports UpstreamConnected or UpstreamUnreachable."""
 
     destinations: tuple[Destination, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Let what is called by `ae_title` be delivered over this connection; the shell reports UpstreamConnected when it is."""
+
+    ae_title: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,4 +68,4 @@ class Close:
     side: Side
 
 
-Command = OpenUpstream | Send | Audit | SetTimer | Close
+Command = OpenUpstream | Offer | Send | Audit | SetTimer | Close

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from securepacs.policy.subject import AccessRequest, Decision, Effect, Policy
+from securepacs.policy.subject import AccessRequest, Decision, Effect, Policy, Subject
 from securepacs_proxy.blocks import BlockList
 from securepacs_proxy.identity import Scopes
 
@@ -42,3 +42,13 @@ class AssociationPolicy:
         scope = self.scopes.get(request.subject.anchor_sha256)
         outside = scope.refusal(request.calling_ae_title, request.archive) if scope is not None else ""
         return Decision(Effect.DENY, ("anchor-scope",), outside) if outside else self.policy.decide(request)
+
+    def reception_refusal(self, subject: Subject, ae_title: str) -> str:
+        """Return why a subject may not receive what is sent to an AE title, "" when nothing here stands against it."""
+        block = self.blocks.of_ae(ae_title)
+        if block is not None:
+            return block.text
+        scope = self.scopes.get(subject.anchor_sha256)
+        if scope is not None and not scope.allowed_ae_titles([ae_title]):
+            return f"its CA may not be used with the AE title {ae_title}"
+        return ""

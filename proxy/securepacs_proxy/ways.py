@@ -61,6 +61,21 @@ def egress_of(config: GatewayConfig) -> tuple[Egress, ...]:
     return tuple(_egress(section, index) for index, section in enumerate(config.egress))
 
 
+def reception_refusal(config: GatewayConfig, subject: Subject, ae_title: str) -> str:
+    """Return why a subject may not wait for what an archive sends to an AE title, "" when it may.
+
+    A machine must also be bound to the AE title; a person is found by the C-MOVE that asked.
+    """
+    rows = [row for section in config.egress for row in section.routes if row.reverse and row.called_ae_title == ae_title]
+    if not rows:
+        return f"no egress.route delivers to {ae_title} in reverse"
+    if not any(subject.roles & set(row.roles) for row in rows):
+        return f"none of its roles may receive for {ae_title}"
+    if subject.kind is SubjectKind.DEVICE and ae_title not in subject.ae_titles:
+        return f"the device is not bound to {ae_title}"
+    return ""
+
+
 def client_tls(config: GatewayConfig) -> dict[str, ClientTls]:
     """Read what is needed to call with TLS, by the names in `Destination.tls`. Raises ConfigError."""
     return {_tls_name(key, call): _client_tls(call) for key, call in calls_of(config)}
@@ -76,7 +91,9 @@ def _egress(section: EgressSection, index: int) -> Egress:
         assurance="network",
     )
     routes = {
-        row.called_ae_title: _destinations(row.destinations, row.tls, f"egress[{index}].route[{position}].tls")
+        row.called_ae_title: (Destination("", 0, reverse=row.called_ae_title),)
+        if row.reverse
+        else _destinations(row.destinations, row.tls, f"egress[{index}].route[{position}].tls")
         for position, row in enumerate(section.routes)
     }
     networks = tuple(map(ipaddress.ip_network, section.addresses))

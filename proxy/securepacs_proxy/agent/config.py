@@ -13,7 +13,7 @@ from securepacs.errors import ConfigError, UsageError
 from securepacs.tokens.uri import TokenUri
 from securepacs_proxy.config.loading import dotted
 from securepacs_proxy.config.model import AuditDestinationSection
-from securepacs_proxy.config.values import Endpoint, FilePath, FilePaths, Name, Port, Seconds
+from securepacs_proxy.config.values import AETitle, Endpoint, FilePath, FilePaths, Name, Port, Seconds
 
 
 class _Section(BaseModel):
@@ -47,6 +47,17 @@ class TokenSection(_Section):
     )
 
 
+class ViewerSection(_Section):
+    """A viewer that receives: what is sent to its AE title comes over connections that the agent keeps open at the gateway."""
+
+    ae_title: AETitle = Field(description="AE title of the viewer, as move destination for example.")
+    host: Literal["127.0.0.1", "::1"] = Field(default="127.0.0.1", description="Loopback address on which the viewer listens.")
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(description="TCP port on which the viewer listens.")
+    connections: int = Field(
+        default=2, ge=1, le=16, description="Connections that wait; as many associations may begin at the same time."
+    )
+
+
 class AuditSection(_Section):
     """Where the records of logins go."""
 
@@ -61,6 +72,9 @@ class AgentConfig(_Section):
 
     agent: AgentSection = Field(description="Where the viewer connects, and where the gateway is.")
     token: TokenSection = Field(description="The person's card.")
+    viewers: Annotated[tuple[ViewerSection, ...], BeforeValidator(lambda value: _tuple(value))] = Field(
+        default=(), alias="viewer", description="Viewers that receive."
+    )
     audit: AuditSection = Field(default_factory=AuditSection, description="Where the records of logins go.")
 
 
@@ -86,6 +100,9 @@ def load_agent(path: Path) -> AgentConfig:
         raise ConfigError(str(first["msg"]), key=dotted(first["loc"]), hint=hint) from None
     if not config.agent.trust:
         raise ConfigError("at least one file is needed", key="agent.trust", hint="name the CA certificate of the gateway")
+    titles = [viewer.ae_title for viewer in config.viewers]
+    if len(set(titles)) < len(titles):
+        raise ConfigError("an AE title has two viewers", key="viewer.ae_title", hint="give each viewer an AE title of its own")
     assert_loopback(config.agent.host)
     return config
 

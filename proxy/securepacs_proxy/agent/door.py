@@ -25,6 +25,7 @@ from securepacs.tokens.presence import Presence
 from securepacs.tokens.software import order_chain
 from securepacs.tokens.tls_key import client_context
 from securepacs_proxy.agent.records import Records, name_of
+from securepacs_proxy.reverse import ALPN
 
 _log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.2
@@ -46,6 +47,7 @@ class Login:
     """One login: the context that connections are made with, and whose it is."""
 
     context: ssl.SSLContext
+    reverse_context: ssl.SSLContext  # for connections that wait for deliveries
     certificate: x509.Certificate
     token: Pkcs11Token
     reader: str
@@ -110,6 +112,12 @@ class Door:
                 self._changed.wait_for(lambda: self.state in (DoorState.OPEN, DoorState.CLOSED), seconds)
             if self.login is None:
                 raise TokenError(self.trouble or "nobody has logged in at the card")
+            return self.login
+
+    def wait_for_login(self) -> Login | None:
+        """Return the login, after waiting for one without asking anybody; None when the agent ends."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.login is not None or self.state is DoorState.CLOSED)
             return self.login
 
     def lock(self, why: str, state: DoorState = DoorState.LOCKED) -> None:
@@ -194,9 +202,10 @@ class Door:
         try:
             credential = choose(token.credentials())
             chain = order_chain(credential.certificate, (*credential.chain, *self._chain))
-            context = client_context(replace(credential, chain=chain), trust=self._trust)
+            context, reverse = (client_context(replace(credential, chain=chain), trust=self._trust) for _ in range(2))
+            reverse.set_alpn_protocols([ALPN])
             reader = token.reader()
-            return Login(context, credential.certificate, token, reader, card_in(reader) is not None)
+            return Login(context, reverse, credential.certificate, token, reader, card_in(reader) is not None)
         except BaseException:
             token.close()
             raise

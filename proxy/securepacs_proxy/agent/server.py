@@ -29,6 +29,7 @@ from securepacs_proxy.agent.caller import uid_of_peer
 from securepacs_proxy.agent.config import AgentConfig
 from securepacs_proxy.agent.door import Door, DoorState, Login
 from securepacs_proxy.agent.records import APP_NAME, Records
+from securepacs_proxy.agent.reverse import Deliveries
 
 _log = logging.getLogger(__name__)
 _MIB = 1024 * 1024
@@ -58,10 +59,11 @@ class Agent:
             records,
             trust=load_certificates(config.agent.trust, key="agent.trust"),
             chain=load_certificates(config.token.chain, key="token.chain") if config.token.chain else (),
-            on_close=self._associations.end_all,
+            on_close=self._end_all,
             on_change=self._tell,
             on_stuck=self._give_up,
         )
+        self._deliveries = Deliveries(config.viewers, self._door, self._connect_reverse, self._associations, self._tell)
         try:
             family = socket.AF_INET6 if ":" in config.agent.host else socket.AF_INET
             self._listener = socket.create_server((config.agent.host, config.agent.port), family=family)
@@ -74,6 +76,7 @@ class Agent:
         """Accept until stopped; then end associations and the login."""
         self._tell()
         self._door.start()
+        self._deliveries.start()
         self._listener.setblocking(False)
         while not self._stopping:
             ready, _, _ = select.select([self._listener], [], [], _TICK_SECONDS)
@@ -107,7 +110,7 @@ class Agent:
             return
         config = self._config.agent
         association = Association(viewer, self._door, self._connect, config.login_seconds)
-        threading.Thread(target=self._associations.run, args=(association,), daemon=True).start()
+        threading.Thread(target=self._associations.run, args=(association, association.run), daemon=True).start()
 
     def _refuse(self, uid: int | None) -> None:
         _log.warning("a connection of user id %s was refused", uid)
@@ -118,7 +121,14 @@ class Agent:
             except SecurePacsError as error:
                 _log.error("a refused connection is not on record: %s", error)
 
-    def _connect(self, login: Login) -> ssl.SSLSocket:
+    def _end_all(self, why: str) -> None:
+        self._associations.end_all(why)
+        self._deliveries.end_all(why)
+
+    def _connect_reverse(self, login: Login) -> ssl.SSLSocket:
+        return self._connect(login, login.reverse_context)
+
+    def _connect(self, login: Login, context: ssl.SSLContext | None = None) -> ssl.SSLSocket:
         """Open mutual TLS to the gateway. Raises TokenError of the card, Unavailable for everything else."""
         config = self._config.agent
         try:
@@ -126,7 +136,7 @@ class Agent:
         except OSError as error:
             raise Unavailable(f"the gateway {config.gateway} does not answer: {error.strerror or error}") from None
         try:
-            return login.context.wrap_socket(plain, server_hostname=config.server_name or config.gateway.host)
+            return (context or login.context).wrap_socket(plain, server_hostname=config.server_name or config.gateway.host)
         except TokenError:
             plain.close()
             raise
@@ -149,6 +159,7 @@ class Agent:
             "state": str(door.state),
             "person": door.login.person if door.login else "",
             "trouble": door.trouble,
+            "deliveries": self._deliveries.trouble,
             "port": self.port,
             "gateway": str(self._config.agent.gateway),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),

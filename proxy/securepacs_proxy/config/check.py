@@ -212,6 +212,11 @@ def _policy(config: GatewayConfig) -> Iterator[Finding]:
     )
     sections = [(f"device[{index}].roles", device.roles) for index, device in enumerate(config.devices)]
     sections += [(f"egress[{index}].roles", egress.roles) for index, egress in enumerate(config.egress)]
+    sections += [
+        (f"egress[{index}].route[{number}].roles", way.roles)
+        for index, egress in enumerate(config.egress)
+        for number, way in enumerate(egress.routes)
+    ]
     sections += [(f"person[{index}].roles", person.roles) for index, person in enumerate(config.persons)]
     for key, roles in sections:
         for role in sorted(set(roles) - policy.roles):

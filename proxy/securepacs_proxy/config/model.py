@@ -90,8 +90,13 @@ class EgressRouteSection(_Section):
 
     called_ae_title: AETitle = Field(description="AE title by which the archive calls the destination; it is passed on unchanged.")
     destinations: Endpoints = Field(
-        description="`host:port` of the destination; further entries are tried in order when one does not answer."
+        default=(), description="`host:port` of the destination; further entries are tried in order when one does not answer."
     )
+    reverse: bool = Field(
+        default=False,
+        description="Instead of destinations: deliver over connections that agents of viewers keep open.",
+    )
+    roles: Roles = Field(default=(), description="With `reverse`: the roles of those who may receive, one at least.")
     unsafe_plain: bool = Field(default=False, description="Call the destination without TLS: anybody on the way reads and alters.")
     tls: CallSection | None = Field(default=None, description="TLS toward the destination.")
 

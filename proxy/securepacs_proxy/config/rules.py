@@ -149,10 +149,21 @@ def _egress(sections: Sequence[EgressSection], listeners: Sequence[ListenerSecti
         yield from _some_role(key, section.roles)
         yield from _routes(section.routes, f"{key}.route")
         for position, route in enumerate(section.routes):
-            if (route.tls is not None) == route.unsafe_plain:
+            if route.reverse:
+                yield from _reverse(route, f"{key}.route[{position}]")
+            elif (route.tls is not None) == route.unsafe_plain:
                 message = "the destination is called both with and without TLS" if route.tls else "it is not said how to call it"
                 hint = f"add [egress.route.tls] with trust, or unsafe_plain = true, for {route.called_ae_title}"
                 yield ConfigError(message, key=f"{key}.route[{position}].tls", hint=hint)
+
+
+def _reverse(route: EgressRouteSection, key: str) -> Iterator[ConfigError]:
+    if route.destinations or route.tls is not None or route.unsafe_plain:
+        message = f"{route.called_ae_title} is delivered in reverse and has a destination too"
+        yield ConfigError(message, key=f"{key}.reverse", hint="give only called_ae_title, reverse and roles")
+    if not route.roles:
+        message = f"nobody may receive for {route.called_ae_title}"
+        yield ConfigError(message, key=f"{key}.roles", hint='for example roles = ["radiologist"]')
 
 
 def _routes(routes: Sequence[RouteSection | EgressRouteSection], section: str) -> Iterator[ConfigError]:
@@ -161,7 +172,7 @@ def _routes(routes: Sequence[RouteSection | EgressRouteSection], section: str) -
         yield ConfigError("there is no route: nothing could be forwarded", key=section, hint=f"add a [[{header}]] section")
     seen: set[str] = set()
     for index, route in enumerate(routes):
-        if not route.destinations:
+        if not route.destinations and not getattr(route, "reverse", False):
             yield ConfigError(
                 f"the route {route.called_ae_title} leads nowhere",
                 key=f"{section}[{index}].destinations",

@@ -3,9 +3,9 @@
 sockets -> ends.py -> relayed.py -> relay.handle(event, at=now) -> commands -> relayed.py -> ends.py -> sockets, audit
 """
 
-from securepacs_proxy.connection.others import InnerPort
+from securepacs_proxy.connection.others import Deliveries, InnerPort
 from securepacs_proxy.connection.peers import AuthenticatedPeer, Limits
 from securepacs_proxy.connection.relayed import RelayedConnection
 from securepacs_proxy.connection.shell import AuditSubmit, Shell
 
-__all__ = ["Shell", "Limits", "InnerPort", "RelayedConnection", "AuthenticatedPeer", "AuditSubmit"]
+__all__ = ["Shell", "Limits", "InnerPort", "Deliveries", "RelayedConnection", "AuthenticatedPeer", "AuditSubmit"]

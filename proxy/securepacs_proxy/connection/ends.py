@@ -68,6 +68,7 @@ class End(asyncio.BufferedProtocol):
         self._ended = False
         self._transport: asyncio.Transport | None = None
         self._socket: socket.socket | None = None  # asyncio's view of it, good for options and the descriptor only
+        self._quickack: int | None = None
         self._fault = ""
         self._linger: asyncio.TimerHandle | None = None
 
@@ -79,8 +80,10 @@ class End(asyncio.BufferedProtocol):
             raise TypeError("a relayed connection needs a stream socket")
         self._transport = transport
         self._socket = transport.get_extra_info("socket")
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if self._socket.family != socket.AF_UNIX:  # within the gateway
+            self._quickack = _QUICKACK
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         if self._holds:
             transport.pause_reading()
@@ -92,8 +95,8 @@ class End(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Pass on what was read, or drop it when this end is being closed."""
         # a full buffer has more behind it, and that read will ask
-        if _QUICKACK is not None and self._socket is not None and nbytes < len(self._buffers.arrived):
-            self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        if self._quickack is not None and self._socket is not None and nbytes < len(self._buffers.arrived):
+            self._socket.setsockopt(socket.IPPROTO_TCP, self._quickack, 1)
         if not self.closing:
             self._received(self._buffers.arrived_view[:nbytes])
 
@@ -126,6 +129,12 @@ class End(asyncio.BufferedProtocol):
     def send(self, data: bytes | memoryview) -> None:
         """Write to the peer; a view may be reused when this returns."""
         self._write(data)
+
+    def keep_alive(self) -> None:
+        """Notice soon when the peer of a silent connection is gone, and keep it known to routers on the way."""
+        if self._socket is not None and hasattr(socket, "TCP_KEEPIDLE"):
+            for option, value in ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4)):
+                self._socket.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def hold(self, why: Hold) -> None:
         """Stop reading until every hold is released."""

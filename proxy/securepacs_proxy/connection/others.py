@@ -8,16 +8,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from securepacs.policy.subject import Subject
 from securepacs_proxy.commands import Destination
 from securepacs_proxy.connection.ends import LINGER_SECONDS, WRITE_LIMIT, End, Hold, Owner
 from securepacs_proxy.events import Side
 from securepacs_proxy.relay import Relay
+from securepacs_proxy.sessions import Session
 from securepacs_proxy.tls_bio import Buffers
 from securepacs_proxy.ways import ClientTls
 
@@ -82,24 +84,80 @@ class SecuredEnd(End):
             transport.abort()
 
 
+class Deliveries(Protocol):
+    """Connections of agents that wait for a delivery, in all workers of the gateway."""
+
+    def offer(self, session: Session, ae_title: str) -> None:
+        """Keep the connection of `session` for what is called by `ae_title`."""
+        ...
+
+    def withdraw(self, session: Session) -> None:
+        """The connection is over."""
+        ...
+
+    async def open(self, ae_title: str) -> tuple[socket.socket, Destination] | str:
+        """Take one that was offered; return a socket that leads to it and where its agent is, or why there is none."""
+        ...
+
+
+class NoDeliveries:
+    """A gateway on which no agent waits."""
+
+    def offer(self, session: Session, ae_title: str) -> None:
+        """Nobody asks for it."""
+
+    def withdraw(self, session: Session) -> None:
+        """It was not kept."""
+
+    async def open(self, ae_title: str) -> str:
+        """Say that there is none."""
+        return f"nobody waits for {ae_title}"
+
+
+class Environment(Protocol):
+    """What is needed to call a destination."""
+
+    buffers: Buffers
+    client_tls: Mapping[str, ClientTls]
+    deliveries: Deliveries
+
+    @property
+    def connect_seconds(self) -> float: ...
+
+
 async def connect_first(
-    destinations: Sequence[Destination], owner: Owner, buffers: Buffers, *, client_tls: Mapping[str, ClientTls], seconds: float
+    destinations: Sequence[Destination], owner: Owner, environment: Environment
 ) -> tuple[End, Destination] | str:
     """Connect to the first destination that answers, in order; return its end, which is not read yet, or why none did."""
     reasons = []
     for destination in destinations:
+        if destination.reverse:
+            found = await environment.deliveries.open(destination.reverse)
+            if not isinstance(found, str):
+                inside, agent = found
+                return await connect_within(inside, owner, environment.buffers), agent
+            reasons.append(found)
+            continue
         where = f"{destination.host}:{destination.port}"
-        end = (SecuredEnd if destination.tls else End)(Side.ACCEPTOR, owner, buffers)
+        end = (SecuredEnd if destination.tls else End)(Side.ACCEPTOR, owner, environment.buffers)
         end.hold(Hold.NOT_READY)
-        tls = client_tls.get(destination.tls)
+        tls = environment.client_tls.get(destination.tls)
         if destination.tls and tls is None:  # never in clear instead
             reasons.append(f"{where}: its TLS settings were replaced meanwhile")
             continue
-        reason = await connect(end, destination, tls, seconds=seconds)
+        reason = await connect(end, destination, tls, seconds=environment.connect_seconds)
         if not reason:
             return end, destination
         reasons.append(f"{where}: {reason}")
     return "; ".join(reasons) or "the route has no destination"
+
+
+async def connect_within(inside: socket.socket, owner: Owner, buffers: Buffers) -> End:
+    """Return the end of a socket that leads to another connection of the gateway; it is not read yet."""
+    end = End(Side.ACCEPTOR, owner, buffers)
+    end.hold(Hold.NOT_READY)
+    await asyncio.get_running_loop().create_connection(lambda: end, sock=inside)
+    return end
 
 
 async def connect(end: End, destination: Destination, tls: ClientTls | None, *, seconds: float) -> str:

@@ -18,10 +18,12 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from securepacs.errors import SecurePacsError
-from securepacs_proxy.commands import Audit, Close, Command, Destination, OpenUpstream, Send, SetTimer
+from securepacs_proxy.commands import Audit, Close, Command, Destination, Offer, OpenUpstream, Send, SetTimer
 from securepacs_proxy.connection.ends import LINGER_SECONDS, End, Hold, TlsEnd
-from securepacs_proxy.connection.others import InnerEnd, InnerPort, connect_first
+from securepacs_proxy.connection.others import InnerEnd, InnerPort, connect_first, connect_within
 from securepacs_proxy.connection.peers import AuthenticatedPeer
+from securepacs_proxy.connection.timers import Timers
+from securepacs_proxy.dicom import defects
 from securepacs_proxy.events import (
     AuditFailed,
     ConnectionAccepted,
@@ -36,10 +38,15 @@ from securepacs_proxy.events import (
     UpstreamConnected,
     UpstreamUnreachable,
 )
+from securepacs_proxy.reverse import ALPN, ReverseRelay
 from securepacs_proxy.sessions import Session, SessionState
 from securepacs_proxy.tls_bio import TlsServer
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Coroutine
+    from typing import Any
+
     from cryptography import x509
     from OpenSSL import SSL
 
@@ -61,7 +68,7 @@ class RelayedConnection:
         self._outside = InnerEnd(self, shell.buffers) if isinstance(context, InnerPort) else TlsEnd(self, shell.buffers, context)
         self._inside: End | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._timers = Timers(self._loop)
         self._waiting: deque[Command] = deque()
         self._waiting_bytes = 0
         self._barrier = 0  # records not yet durable
@@ -101,6 +108,15 @@ class RelayedConnection:
             self._hold_both()
         self._finish_if_over()
 
+    def deliver(self, inside: socket.socket) -> None:
+        """Deliver what comes through `inside`, a socket within the gateway, over this connection that was offered for it."""
+        self._connect(self._join(inside))
+
+    @property
+    def waits(self) -> bool:
+        """Whether it only waits for a delivery."""
+        return isinstance(self._relay, ReverseRelay) and self._relay.waits
+
     def cut(self) -> None:
         """End both sides at once, without a word."""
         self._outside.abort()
@@ -118,7 +134,7 @@ class RelayedConnection:
             self._failed = True
             self.cut()
             return
-        self._start_timer(_HANDSHAKE_TIMER, self._shell.limits.handshake_seconds)
+        self._timers.start(_HANDSHAKE_TIMER, self._shell.limits.handshake_seconds, self._handshake_expired)
         self.handle(ConnectionAccepted(self.session.peer))
         if self._inner is not None:
             self._identify_inner(self._inner, host)
@@ -130,7 +146,7 @@ class RelayedConnection:
         except SecurePacsError as error:
             self.on_handshake_failed(error.message, "")
             return
-        self._stop_timer(_HANDSHAKE_TIMER)
+        self._timers.stop(_HANDSHAKE_TIMER)
         self._authenticated = True
         self.session.subject, self.session.state = subject, SessionState.AUTHENTICATED
         self._shell.authenticated(subject)
@@ -147,6 +163,8 @@ class RelayedConnection:
         except SecurePacsError as error:
             self.on_handshake_failed(str(error), certificate.subject.rfc4514_string())
             return
+        if tls.application_protocol == ALPN:
+            self._relay = self._shell.make_reverse_relay(self.id)
         self.certificate, self.chain = certificate, tls.peer_chain
         peer = AuthenticatedPeer(certificate, self.chain, subject, self.session.peer.host)
         self._shell.verify(peer, lambda refusal: self._on_verified(tls, subject, refusal))
@@ -160,7 +178,7 @@ class RelayedConnection:
         if refusal:
             self.on_handshake_failed(refusal, self.certificate.subject.rfc4514_string())
             return
-        self._stop_timer(_HANDSHAKE_TIMER)
+        self._timers.stop(_HANDSHAKE_TIMER)
         self._authenticated = True
         session = self.session
         peer = Peer(session.peer.host, session.peer.port, tls_version=tls.version, cipher=tls.cipher)
@@ -170,7 +188,7 @@ class RelayedConnection:
 
     def on_handshake_failed(self, reason: str, claimed: str) -> None:
         """The peer is not who may connect; the relay records it and closes."""
-        self._stop_timer(_HANDSHAKE_TIMER)
+        self._timers.stop(_HANDSHAKE_TIMER)
         if not self._refused:
             self._refused = True
             self._shell.sessions.totals.handshakes_failed += 1
@@ -224,12 +242,14 @@ class RelayedConnection:
             case Audit():
                 self._audit(command)
             case SetTimer(name=name, seconds=None):
-                self._stop_timer(name)
-            case SetTimer(name=name, seconds=seconds):
-                self._start_timer(name, seconds)
+                self._timers.stop(name)
+            case SetTimer(name=name, seconds=float(seconds)):
+                self._timers.start(name, seconds, self.handle, TimerExpired(name))
             case OpenUpstream(destinations=destinations):
-                self._connecting = self._loop.create_task(self._open_upstream(destinations))
-                self._connecting.add_done_callback(self._connecting_is_over)
+                self._connect(self._open_upstream(destinations))
+            case Offer(ae_title=ae_title):
+                self._outside.keep_alive()
+                self._shell.deliveries.offer(self.session, ae_title)
             case Close(side=Side.REQUESTOR):
                 self.session.state = SessionState.CLOSING
                 self._outside.close()
@@ -255,9 +275,8 @@ class RelayedConnection:
             return
         self._barrier += 1
         if self._barrier == 1:
-            self._timers[_AUDIT_TIMER] = self._loop.call_later(
-                self._shell.limits.audit_seconds, self._record_failed, self._barrier_round, "the audit spool does not answer"
-            )
+            seconds, text = self._shell.limits.audit_seconds, "the audit spool does not answer"
+            self._timers.start(_AUDIT_TIMER, seconds, self._record_failed, self._barrier_round, text)
         round_ = self._barrier_round
         self._shell.submit(command.message, lambda error: self._on_durable(round_, error))
 
@@ -271,7 +290,7 @@ class RelayedConnection:
         self._barrier -= 1
         if self._barrier:
             return
-        self._stop_timer(_AUDIT_TIMER)
+        self._timers.stop(_AUDIT_TIMER)
         self._barrier_round += 1
         while self._waiting and (not self._barrier or isinstance(self._waiting[0], Audit)):
             command = self._waiting.popleft()
@@ -285,7 +304,7 @@ class RelayedConnection:
     def _record_failed(self, round_: int, reason: str) -> None:
         if round_ != self._barrier_round:
             return
-        self._stop_timer(_AUDIT_TIMER)
+        self._timers.stop(_AUDIT_TIMER)
         self._barrier_round += 1
         self._barrier = 0
         self._audit_broken = True
@@ -306,23 +325,28 @@ class RelayedConnection:
     async def _open_upstream(self, destinations: tuple[Destination, ...]) -> None:
         """Connect to the first destination that answers, in order."""
         shell = self._shell
-        found = await connect_first(
-            destinations, self, shell.buffers, client_tls=shell.client_tls, seconds=shell.limits.connect_seconds
-        )
+        found = await connect_first(destinations, self, shell)
         if isinstance(found, str):
             self.handle(UpstreamUnreachable(found))
         else:
-            self._connected(*found)
+            end, destination = found
+            self._connected(end, f"{destination.host}:{destination.port}", destination.host)
 
-    def _connected(self, end: End, destination: Destination) -> None:
+    async def _join(self, inside: socket.socket) -> None:
+        self._connected(await connect_within(inside, self, self._shell.buffers), "delivery", "")
+
+    def _connected(self, end: End, place: str, host: str) -> None:
         if self._failed or self._outside.lost:
             end.abort()
             return
         self._inside = end
-        self.session.archive = f"{destination.host}:{destination.port}"
-        self.session.state = SessionState.RELAYING
-        self.handle(UpstreamConnected(destination.host))
+        self.session.archive, self.session.state = place, SessionState.RELAYING
+        self.handle(UpstreamConnected(host))
         end.release(Hold.NOT_READY)
+
+    def _connect(self, work: Coroutine[Any, Any, None]) -> None:
+        self._connecting = self._loop.create_task(work)
+        self._connecting.add_done_callback(self._connecting_is_over)
 
     def _connecting_is_over(self, task: asyncio.Task[None]) -> None:
         self._connecting = None
@@ -332,25 +356,9 @@ class RelayedConnection:
 
     # --- timers, holds, the end -----------------------------------------------------------------------------------------
 
-    def _start_timer(self, name: str, seconds: float | None) -> None:
-        self._stop_timer(name)
-        if seconds is not None:
-            self._timers[name] = self._loop.call_later(seconds, self._timer_expired, name)
-
-    def _stop_timer(self, name: str) -> None:
-        timer = self._timers.pop(name, None)
-        if timer is not None:
-            timer.cancel()
-
-    def _timer_expired(self, name: str) -> None:
-        del self._timers[name]
-        if name == _HANDSHAKE_TIMER:
-            what = (
-                "handshake was not complete" if self.certificate is None else "revocation status of its certificate was not known"
-            )
-            self.on_handshake_failed(f"the {what} after {self._shell.limits.handshake_seconds:g} s", "")
-        else:
-            self.handle(TimerExpired(name))
+    def _handshake_expired(self) -> None:
+        what = "handshake was not complete" if self.certificate is None else "revocation status of its certificate was not known"
+        self.on_handshake_failed(f"the {what} after {self._shell.limits.handshake_seconds:g} s", "")
 
     def _hold_both(self) -> None:
         self._outside.hold(Hold.COMMANDS_WAIT)
@@ -363,13 +371,8 @@ class RelayedConnection:
             self._inside.release(Hold.COMMANDS_WAIT)
 
     def _crash(self, error: Exception) -> None:
-        """Log where, never what: the text of an exception may hold data of the connection."""
         self._failed = True
-        trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "?"
-        _log.critical("relay of connection %s failed with %s at %s; connection cut", self.id, type(error).__name__, place)
+        defects.report(self.id, error)
         self._shell.sessions.totals.crashes += 1
         self._waiting.clear()
         self._barrier = 0
@@ -389,8 +392,6 @@ class RelayedConnection:
         if self._inside is not None and not self._inside.lost:
             return
         self._done = True
-        for timer in self._timers.values():
-            timer.cancel()
         self._timers.clear()
         self._shell.forget(self)
 

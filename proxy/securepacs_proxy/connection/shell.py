@@ -14,7 +14,7 @@ from OpenSSL import SSL
 
 from securepacs.audit.message import AuditMessage
 from securepacs.policy.subject import Subject
-from securepacs_proxy.connection.others import InnerPort
+from securepacs_proxy.connection.others import Deliveries, InnerPort, NoDeliveries
 from securepacs_proxy.connection.peers import AuthenticatedPeer, Limits
 from securepacs_proxy.connection.relayed import RelayedConnection
 from securepacs_proxy.events import Event
@@ -51,6 +51,10 @@ class Admission(Protocol):
     def closed(self, host: str, subject: Subject | None) -> None: ...
 
 
+def _no_reverse(_connection_id: str) -> Relay:
+    raise RuntimeError("this shell makes no relay for agents that wait")
+
+
 def _all_good(_peer: AuthenticatedPeer, answer: Callable[[str], None]) -> None:
     answer("")
 
@@ -67,10 +71,14 @@ class Shell:
         admission: Admission,
         client_tls: Mapping[str, ClientTls] | None = None,
         verify: Callable[[AuthenticatedPeer, Callable[[str], None]], None] = _all_good,
+        make_reverse_relay: Callable[[str], Relay] = _no_reverse,
+        deliveries: Deliveries | None = None,
         limits: Limits | None = None,
         buffers: Buffers | None = None,
     ) -> None:
         self.make_relay = make_relay
+        self.make_reverse_relay = make_reverse_relay
+        self.deliveries: Deliveries = deliveries or NoDeliveries()
         self.identify = identify
         self.client_tls = client_tls or {}
         self.verify = verify  # answers once, now or later in the loop: "" or why the certificate is not accepted
@@ -96,6 +104,7 @@ class Shell:
         """A connection is over."""
         self._connections.pop(connection.id, None)
         session = connection.session
+        self.deliveries.withdraw(session)
         if self.sessions.remove(session):
             self._admission.closed("" if session.inner else session.peer.host, session.subject)
         self._admission.changed(len(self._connections))
@@ -121,6 +130,15 @@ class Shell:
         """Count an authenticated peer."""
         self.sessions.totals.authenticated += 1
         self._admission.authenticated(subject)
+
+    @property
+    def connect_seconds(self) -> float:
+        """How long a destination has to answer."""
+        return self.limits.connect_seconds
+
+    def connection(self, connection_id: str) -> RelayedConnection | None:
+        """Return a live connection."""
+        return self._connections.get(connection_id)
 
     @property
     def connections(self) -> tuple[RelayedConnection, ...]:

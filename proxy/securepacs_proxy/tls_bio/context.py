@@ -15,7 +15,7 @@ from securepacs.tokens.credential import Credential
 from securepacs_proxy.tls_bio.native import limit_groups
 from securepacs_proxy.tls_bio.reasons import Verdict, reason_of
 
-_ALPN_DICOM: Final = b"dicom"  # what DCMTK offers; a client that offers ALPN without it goes on without ALPN
+_ALPN: Final = (b"securepacs-reverse", b"dicom")  # an agent that waits for deliveries; DCMTK. Others go on without ALPN
 _VERIFY_DEPTH: Final = 8
 _V: Final = SSL.X509VerificationCodes
 _OPEN: Final = frozenset({_V.ERR_UNABLE_TO_GET_CRL, _V.ERR_CRL_HAS_EXPIRED, _V.ERR_UNABLE_TO_GET_CRL_ISSUER})
@@ -93,7 +93,7 @@ def _require_client_certificate(
 
 
 def _select_alpn(_connection: SSL.Connection, offered: list[bytes]) -> Any:
-    return _ALPN_DICOM if _ALPN_DICOM in offered else SSL.NO_OVERLAPPING_PROTOCOLS
+    return next((name for name in _ALPN if name in offered), SSL.NO_OVERLAPPING_PROTOCOLS)
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:

@@ -98,5 +98,5 @@ class TlsServer:
 
     @property
     def application_protocol(self) -> str:
-        """The ALPN protocol, `dicom` or empty."""
+        """The ALPN protocol: `dicom`, `securepacs-reverse`, or empty."""
         return self._connection.get_alpn_proto_negotiated().decode("ascii", "replace")

@@ -11,6 +11,7 @@ from securepacs_proxy.dicom.budget import Visits
 from securepacs_proxy.dicom.moves import MoveBook
 from securepacs_proxy.dicom.relay import RelaySettings
 from securepacs_proxy.reload import Listener, Snapshot
+from securepacs_proxy.reverse import ReverseSettings
 from securepacs_proxy.tls_bio import server_context
 from securepacs_proxy.ways import ingress_routes
 
@@ -32,6 +33,13 @@ def contexts_of(listeners: Sequence[Listener]) -> list[SSL.Context]:
 def limits_of(snapshot: Snapshot) -> Limits:
     """Return what every connection may take."""
     return Limits(handshake_seconds=snapshot.config.limits.handshake_seconds)
+
+
+def reverse_settings(snapshot: Snapshot, process: str) -> ReverseSettings:
+    """Return what the relays of agents that wait for deliveries need to know."""
+    config = snapshot.config
+    seconds = config.limits.association_seconds
+    return ReverseSettings(config.gateway.name, config.gateway.ae_title, snapshot.source(process), seconds)
 
 
 def relay_settings(snapshot: Snapshot, process: str, moves: MoveBook, visits: Visits) -> RelaySettings:

@@ -33,6 +33,7 @@ from securepacs_proxy.workers.listening import ConnectionCounts, PeerCounts, bin
 from securepacs_proxy.workers.moves import SharedMoves
 from securepacs_proxy.workers.preparing import create_spool, raise_descriptor_limit
 from securepacs_proxy.workers.records import worker_name
+from securepacs_proxy.workers.reverse import SharedWaiting
 from securepacs_proxy.workers.settings import contexts_of
 from securepacs_proxy.workers.visits import SharedVisits
 from securepacs_proxy.workers.worker import Place, worker_main
@@ -77,6 +78,7 @@ class Supervisor:
         self._counts = ConnectionCounts(snapshot.config.gateway.workers)
         self._moves = SharedMoves(snapshot.config.gateway.workers)
         self._visits = SharedVisits(snapshot.config.gateway.workers)
+        self._waiting = SharedWaiting(snapshot.config.gateway.workers)
         self._peers = PeerCounts(snapshot.config.gateway.workers)
         self._rates = PeerCounts(snapshot.config.gateway.workers)
         self._children: dict[str, Child] = {}
@@ -206,6 +208,7 @@ class Supervisor:
                 rates=self._rates,
                 moves=self._moves,
                 visits=self._visits,
+                waiting=self._waiting,
                 drain_seconds=self._drain_seconds,
             )
             main = functools.partial(worker_main, place=place, snapshot=self._snapshot, blocks=self._keep_out.blocks)

@@ -30,7 +30,9 @@ from securepacs_proxy.dicom.settings import EGRESS
 from securepacs_proxy.events import PolicyReplaced, SessionEnded
 from securepacs_proxy.guard import AssociationPolicy
 from securepacs_proxy.reload import Snapshot, read_snapshot
+from securepacs_proxy.reverse import ReverseRelay
 from securepacs_proxy.sessions import Session
+from securepacs_proxy.ways import reception_refusal
 from securepacs_proxy.workers.listening import ConnectionCounts, PeerCounts
 from securepacs_proxy.workers.moves import SharedMoves
 from securepacs_proxy.workers.records import (
@@ -43,7 +45,8 @@ from securepacs_proxy.workers.records import (
     turned_away_alert,
     worker_name,
 )
-from securepacs_proxy.workers.settings import contexts_of, limits_of, relay_settings
+from securepacs_proxy.workers.reverse import SharedWaiting
+from securepacs_proxy.workers.settings import contexts_of, limits_of, relay_settings, reverse_settings
 from securepacs_proxy.workers.standing import Standing
 from securepacs_proxy.workers.visits import SharedVisits
 
@@ -51,12 +54,13 @@ _log = logging.getLogger(__name__)
 _GOODBYE_SECONDS = 8.0  # for the abort to be recorded and to reach the peer
 _ORPHAN_DRAIN_SECONDS = 2.0
 _TURNED_AWAY_EVERY = 60.0
+_STOPPING = "the gateway is shutting down"
 _ALARM_AGAIN = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class Place:
-    """What a worker shares with the others: its number, the listening sockets, counts, moves and visits; and how long it may drain.
+    """What a worker shares with the others: its number, listening sockets, counts, moves, visits, who waits; its time to drain.
 
     The sockets are those of the listeners, then those of the inner ports.
     """
@@ -69,6 +73,7 @@ class Place:
     drain_seconds: float
     moves: SharedMoves
     visits: SharedVisits
+    waiting: SharedWaiting
 
     @property
     def name(self) -> str:
@@ -98,6 +103,7 @@ class Worker:
         self._contexts = self._build_contexts(snapshot)
         self._moves = place.moves.of(place.number)
         self._visits = place.visits.of(place.number)
+        self._waiting = place.waiting.of(place.number, self._moves)
         self._relay_settings = relay_settings(snapshot, place.name, self._moves, self._visits)
         self._standing: Standing | None = None
         self._alarmed: dict[str, datetime] = {}
@@ -125,7 +131,10 @@ class Worker:
             client_tls=self._snapshot.client_tls,
             limits=limits_of(self._snapshot),
             verify=self._verify,
+            make_reverse_relay=self._make_reverse_relay,
+            deliveries=self._waiting,
         )
+        self._waiting.listen(self._deliver, self._shell.now)
         loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
         reader, writer = await asyncio.open_unix_connection(sock=pipe)
         accepts = [functools.partial(self._accept, index) for index in range(len(self._place.sockets))]
@@ -232,6 +241,22 @@ class Worker:
 
     def _make_relay(self, connection_id: str) -> DicomRelay:
         return DicomRelay(self._relay_settings, self._policy_of(connection_id), association_id=connection_id)
+
+    def _make_reverse_relay(self, connection_id: str) -> ReverseRelay:
+        policy, settings = self._policy_of(connection_id), reverse_settings(self._snapshot, self._place.name)
+
+        def judge(subject: Subject, ae_title: str) -> str:
+            policy.ae_titles = ("", ae_title)
+            return policy.reception_refusal(subject, ae_title) or reception_refusal(self._snapshot.config, subject, ae_title)
+
+        return ReverseRelay(settings, judge, association_id=connection_id)
+
+    def _deliver(self, connection_id: str, inside: socket.socket) -> bool:
+        """Hand an association to a connection that was offered for it; False when it is gone."""
+        connection = self._shell.connection(connection_id)
+        if connection is not None:
+            connection.deliver(inside)
+        return connection is not None
 
     def _policy_of(self, connection_id: str) -> AssociationPolicy:
         policy = self._policies[connection_id] = AssociationPolicy(self._snapshot.policy, self._blocks, self._snapshot.scopes)
@@ -348,8 +373,12 @@ class Worker:
         self._answer(encode({"type": "reloaded", "version": version}))
 
     async def _drain(self) -> None:
-        """Let associations end by themselves, then abort them, then cut them."""
-        for patience, event in ((self._drain_seconds, SessionEnded("the gateway is shutting down")), (_GOODBYE_SECONDS, None)):
+        """Let associations end by themselves, then abort them, then cut them; who only waits for a delivery waits elsewhere."""
+        self._waiting.close()
+        for connection in self._shell.connections:
+            if connection.waits:
+                connection.handle(SessionEnded(_STOPPING))
+        for patience, event in ((self._drain_seconds, SessionEnded(_STOPPING)), (_GOODBYE_SECONDS, None)):
             if not self._shell.connections:
                 return
             with contextlib.suppress(TimeoutError):

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from securepacs.errors import ConfigError, TokenError
-from securepacs_proxy.agent.association import ABORT, TRY_AGAIN, PduBoundary
 from securepacs_proxy.agent.config import load_agent
 from securepacs_proxy.agent.export import stunnel
 from securepacs_proxy.agent.prompt import from_descriptor, pinentry
+from securepacs_proxy.agent.pump import ABORT, TRY_AGAIN, PduBoundary
 from tests.support.net import free_port, wait_until
 from tests.support.pki import make_pki
 from tests.support.programs import require

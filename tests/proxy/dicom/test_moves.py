@@ -98,9 +98,10 @@ def test_a_slot_that_is_being_written_is_not_read() -> None:
     shared = SharedMoves(1)
     book = shared.of(0)
     book.begin(move(KIM, "1.2.3"))
-    slot = MAX_MOVES - 1 if shared.read(MAX_MOVES - 1) else 0
+    memory = shared.slots._memory
+    slot = MAX_MOVES - 1 if shared.slots.read(MAX_MOVES - 1) else 0
     position = slot * 2048 + 40
-    shared._memory[position : position + 1] = bytes([shared._memory[position] ^ 1])
+    memory[position : position + 1] = bytes([memory[position] ^ 1])
     assert asked(book) == []
 
 
