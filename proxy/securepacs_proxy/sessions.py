@@ -45,6 +45,7 @@ class Session:
         return {
             "id": self.id,
             "peer": f"{self.peer.host}:{self.peer.port}",
+            "tls_version": self.peer.tls_version,
             "user": subject.user_id if subject else "",
             "name": subject.name if subject else "",
             "roles": sorted(subject.roles) if subject else [],

@@ -36,6 +36,7 @@ class Agent:
     environment: Mapping[str, str]
     settings: Mapping[str, float] = field(default_factory=dict)
     token_settings: Mapping[str, float] = field(default_factory=dict)
+    viewers: Mapping[str, int] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     port: int = 0
     _pins: int = -1
@@ -51,6 +52,8 @@ class Agent:
         lines += ['state = "state"', *(f"{name} = {value}" for name, value in self.settings.items())]
         lines += ["[token]", f'uri = "{self.uri}"', 'chain = ["issuing.pem"]']
         lines += [f"{name} = {value}" for name, value in self.token_settings.items()]
+        for title, port in self.viewers.items():
+            lines += ["[[viewer]]", f'ae_title = "{title}"', f"port = {port}"]
         self.config.write_text("\n".join(lines) + "\n")
 
     def start(self) -> None:
