@@ -149,7 +149,13 @@ class ReverseRelay:
 
     def _greeted(self, line: bytes, rest: bytes) -> None:
         ae_title = line.removeprefix(GREETING).decode("latin-1").strip()
-        if not line.startswith(GREETING) or rest or not ae_title or len(ae_title) > 16 or not (ae_title.isascii() and ae_title.isprintable()):
+        if (
+            not line.startswith(GREETING)
+            or rest
+            or not ae_title
+            or len(ae_title) > 16
+            or not (ae_title.isascii() and ae_title.isprintable())
+        ):
             self._violated("the greeting is not one")
             return
         if self._subject is None:
