@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from securepacs.cli import output
-from securepacs.cli.keys import PinEnvOption, PinFileOption
+from securepacs.cli.keys import PinEnvOption, PinFileOption, needs_tokens_extra
 from securepacs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from securepacs.pki.expiry import Expiring
     from securepacs.pki.keys import KeyKind
     from securepacs.pki.server import Service
+
+AskSecret: TypeAlias = "Callable[[bool], bytes | None]"  # of the token when true, else of key files
 
 app = typer.Typer(help="A small CA for pilots: issue, revoke, publish.", no_args_is_help=True)
 
@@ -36,6 +38,9 @@ def init(
     name: Annotated[str, typer.Option(help="Name of the organization, part of both CA names.")],
     key_kind: Annotated[str, typer.Option(help="p256 or rsa-3072.")] = "p256",
     base_url: Annotated[str, typer.Option(help="Where `pki serve` will be reached: written into every certificate.")] = "",
+    token: Annotated[
+        str | None, typer.Option("--token", help="Make the keys inside this token (PKCS #11 URI): they never leave it.")
+    ] = None,
     pin_file: PinFileOption = None,
     pin_env: PinEnvOption = None,
 ) -> None:
@@ -45,6 +50,15 @@ def init(
 
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty", hint="a CA is made in a folder of its own")
+    if token:
+        from securepacs.pki.token_keys import create_on_token
+
+        with needs_tokens_extra():
+            create_on_token(
+                name, folder, uri=token, pin=_pin(pin_file, pin_env), at=_now(), key_kind=checked_kind(key_kind), base_url=base_url
+            )
+        output.console.print(str(folder / "root.pem"), highlight=False, markup=False)
+        return
     authority = CertificateAuthority.create(name, at=_now(), key_kind=checked_kind(key_kind), base_url=base_url)
     authority.save(folder, passphrase=_passphrase(pin_file, pin_env))
     output.console.print(str(folder / "root.pem"), highlight=False, markup=False)
@@ -88,12 +102,12 @@ def issue(
     if kit is not None:
         if csr or common_name or dns or ip or email or organization or role:
             raise UsageError("with --kit everything about a device stands in the list")
-        _issue_kits(folder, kit, profile, output_folder, checked_kind(key_kind), days, _passphrase_source(pin_file, pin_env))
+        _issue_kits(folder, kit, profile, output_folder, checked_kind(key_kind), days, _secret(pin_file, pin_env))
         return
     request = load_request(csr) if csr else None
     kind, wanted = checked_kind(key_kind), profile_named(profile)
     lifetime = timedelta(days=days) if days else None
-    with _changing(folder, _passphrase_source(pin_file, pin_env)) as authority:
+    with _changing(folder, _secret(pin_file, pin_env)) as authority:
         if request is not None:
             key = None
             certificate = authority.sign_request(
@@ -141,7 +155,7 @@ def revoke(
     from securepacs.pki.files import certificate_or_serial, reason_named
 
     wanted, flag = certificate_or_serial(certificate), reason_named(reason)
-    with _changing(folder, _passphrase_source(pin_file, pin_env)) as authority:
+    with _changing(folder, _secret(pin_file, pin_env)) as authority:
         revocation = authority.revoke(wanted, at=_now(), reason=flag)
     output.console.print(f"{revocation.serial_number:x} revoked", highlight=False, markup=False)
 
@@ -166,7 +180,7 @@ def crl(
     from securepacs.pki.storage import write_atomically
 
     lifetime = timedelta(days=days) if days else (ROOT_CRL_LIFETIME if root else CRL_LIFETIME)
-    with _changing(folder, _passphrase_source(pin_file, pin_env)) as authority:
+    with _changing(folder, _secret(pin_file, pin_env)) as authority:
         signed = authority.root_crl(at=_now(), lifetime=lifetime) if root else authority.crl(at=_now(), lifetime=lifetime)
     write_atomically(target, signed.public_bytes(Encoding.DER if der else Encoding.PEM))
     output.console.print(str(target), highlight=False, markup=False)
@@ -305,55 +319,71 @@ def _serve(folder: Path, host: str, port: int, pin_file: Path | None, pin_env: s
 
     from securepacs.pki.server import Service, issue_timestamp_credential
     from securepacs.pki.server import serve as start
+    from securepacs.pki.storage import load_register, locked, save_register
 
-    with _changing(folder, _passphrase_source(pin_file, pin_env)) as authority:
-        stamping = issue_timestamp_credential(authority, at=_now()) if Service.TIMESTAMPS in services else None
-    done = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: done.set())
-    with start(authority, host=host, port=port, folder=folder, timestamp_credential=stamping, services=services) as server:
-        output.errors.print(f"ready {server.url}", highlight=False, markup=False)
-        done.wait()
+    with _opened(folder, _secret(pin_file, pin_env), lock=lambda _folder: nullcontext()) as authority:
+        with locked(folder):
+            authority.register = load_register(folder)
+            stamping = issue_timestamp_credential(authority, at=_now()) if Service.TIMESTAMPS in services else None
+            save_register(authority, folder)
+        done = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: done.set())
+        with start(authority, host=host, port=port, folder=folder, timestamp_credential=stamping, services=services) as server:
+            output.errors.print(f"ready {server.url}", highlight=False, markup=False)
+            done.wait()
 
 
-def _issue_kits(
-    folder: Path, listed: Path, profile: str, target: Path, kind: KeyKind, days: int | None, passphrase: Callable[[], bytes | None]
-) -> None:
+def _issue_kits(folder: Path, listed: Path, profile: str, target: Path, kind: KeyKind, days: int | None, ask: AskSecret) -> None:
     from datetime import timedelta
 
     from securepacs.pki.kit import issue_kits, read_devices, refuse_existing, write_kit
 
     devices = read_devices(listed, profile=profile)
     refuse_existing(target, devices)
-    with _changing(folder, passphrase) as authority:
+    with _changing(folder, ask) as authority:
         kits = issue_kits(authority, devices, at=_now(), key_kind=kind, lifetime=timedelta(days=days) if days else None)
     for one in kits:  # written when the register knows them: what is on disk can be revoked
         output.console.print(str(write_kit(target, one, authority)), highlight=False, markup=False)
 
 
 @contextmanager
-def _changing(folder: Path, passphrase: Callable[[], bytes | None]) -> Iterator[CertificateAuthority]:
+def _changing(folder: Path, ask: AskSecret) -> Iterator[CertificateAuthority]:
     """Give the CA of `folder` and save its register at the end, with the folder locked."""
-    from securepacs.pki import CertificateAuthority
     from securepacs.pki.storage import locked, save_register
 
-    secret = passphrase()
-    with locked(folder):
-        authority = CertificateAuthority.load(folder, passphrase=secret)
+    with _opened(folder, ask, lock=locked) as authority:
         yield authority
         save_register(authority, folder)
 
 
-def _passphrase(pin_file: Path | None, pin_env: str | None) -> bytes | None:
-    if pin_file is None and pin_env is None:
-        return None
+@contextmanager
+def _opened(
+    folder: Path, ask: AskSecret, *, lock: Callable[[Path], AbstractContextManager[None]]
+) -> Iterator[CertificateAuthority]:
+    """Give the CA of `folder`; the secret is asked before the folder is locked, for a person takes time."""
+    from securepacs.pki.storage import token_uri
+    from securepacs.pki.token_keys import opened
+
+    in_token = bool(token_uri(folder))
+    known = ask(in_token)
+    with needs_tokens_extra(), lock(folder), opened(folder, lambda _in_token: known) as authority:
+        yield authority
+
+
+def _pin(pin_file: Path | None, pin_env: str | None) -> Callable[[], str]:
     from securepacs.tokens.pin import pin_source
 
-    return pin_source(pin_file=pin_file, pin_env=pin_env)().encode()
+    return pin_source(pin_file=pin_file, pin_env=pin_env, prompt="PIN of the token: ")
 
 
-def _passphrase_source(pin_file: Path | None, pin_env: str | None) -> Callable[[], bytes | None]:
-    return lambda: _passphrase(pin_file, pin_env)
+def _passphrase(pin_file: Path | None, pin_env: str | None) -> bytes | None:
+    return None if pin_file is None and pin_env is None else _pin(pin_file, pin_env)().encode()
+
+
+def _secret(pin_file: Path | None, pin_env: str | None) -> AskSecret:
+    """Return the source of the PIN of a token, or of the passphrase of key files."""
+    return lambda in_token: _pin(pin_file, pin_env)().encode() if in_token else _passphrase(pin_file, pin_env)
 
 
 def _now() -> datetime:

@@ -84,14 +84,22 @@ class CertificateAuthority:
         self.register = register or Register()
 
     @classmethod
-    def create(cls, name: str, *, at: datetime, key_kind: KeyKind = "p256", base_url: str = "") -> CertificateAuthority:
-        """Make a new root and issuing CA named after `name`.
+    def create(
+        cls,
+        name: str,
+        *,
+        at: datetime,
+        key_kind: KeyKind = "p256",
+        base_url: str = "",
+        keys: tuple[SigningKey, SigningKey] | None = None,
+    ) -> CertificateAuthority:
+        """Make a new root and issuing CA named after `name`; `keys` are theirs, new ones of `key_kind` when None.
 
         `base_url` is where `pki.server` will publish CRLs, OCSP and certificates; when empty no certificate carries addresses.
         """
         _require_aware(at)
         url = base_url.rstrip("/")
-        root_key, issuing_key = generate_key(key_kind), generate_key(key_kind)
+        root_key, issuing_key = keys or (generate_key(key_kind), generate_key(key_kind))
         root_name, issuing_name = _name(f"{name} Root CA", name), _name(f"{name} Issuing CA", name)
         root_extensions = authority_extensions(certifiable(root_key.public_key()), path_length=1)
         root = _certificate(root_name, root_name, root_key.public_key(), root_key, at, ROOT_LIFETIME, root_extensions)

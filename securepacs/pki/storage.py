@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,17 +31,24 @@ from securepacs.tokens.credential import Credential, SigningKey
 from securepacs.trust.files import load_certificate, read_file
 
 REGISTER = "register.json"
+KEYS_ELSEWHERE = "token.uri"
 _FORMAT = 1
 _LOCK = ".lock"
 
 
-def save(authority: CertificateAuthority, folder: Path, *, passphrase: bytes | None = None) -> None:
-    """Write the whole CA; the register comes last, so that a crash never leaves a register without its keys."""
+def save(authority: CertificateAuthority, folder: Path, *, passphrase: bytes | None = None, token_uri: str = "") -> None:
+    """Write the whole CA; the register comes last, so that a crash never leaves a register without its keys.
+
+    With `token_uri` the keys are in that token, and the folder holds where.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
-    if authority.has_root_key:
-        write_private(folder / "root.key", private_pem(authority.root_key, passphrase))
-    write_private(folder / "issuing.key", private_pem(authority.issuing_key, passphrase))
+    if token_uri:
+        write_private(folder / KEYS_ELSEWHERE, token_uri.encode() + b"\n")
+    else:
+        if authority.has_root_key:
+            write_private(folder / "root.key", private_pem(authority.root_key, passphrase))
+        write_private(folder / "issuing.key", private_pem(authority.issuing_key, passphrase))
     for name, certificate in (("root", authority.root), ("issuing", authority.issuing)):
         write_atomically(folder / f"{name}.pem", certificate.public_bytes(Encoding.PEM))
     save_register(authority, folder)
@@ -76,7 +83,19 @@ def save_register(authority: CertificateAuthority, folder: Path) -> None:
 
 
 def load(folder: Path, *, passphrase: bytes | None = None) -> CertificateAuthority:
-    """Read a CA that `save` wrote. Raises ConfigError when a file is missing, damaged, readable by others or of another CA."""
+    """Read a CA that `save` wrote. Raises ConfigError when a file is missing, damaged, readable by others or of another CA.
+
+    A CA whose keys are in a token is opened by `token_keys.opened`.
+    """
+    if token_uri(folder):  # opened by token_keys
+        raise ConfigError(
+            f"{folder}: the keys of this CA are in a token", key="folder", hint="certify a request: securepacs pki issue --csr"
+        )
+    return load_with(folder, lambda name, certificate: _key(folder / f"{name}.key", certificate, passphrase))
+
+
+def load_with(folder: Path, key_of: Callable[[str, x509.Certificate], SigningKey]) -> CertificateAuthority:
+    """Read a CA; `key_of` gives the private key of `root` or `issuing`, whose certificate is given."""
     document = _document(folder)
     root = load_certificate(folder / "root.pem", key="folder")
     issuing = load_certificate(folder / "issuing.pem", key="folder")
@@ -85,10 +104,16 @@ def load(folder: Path, *, passphrase: bytes | None = None) -> CertificateAuthori
     return CertificateAuthority(
         name=str(document["name"]),
         base_url=str(document["base_url"]),
-        root=root if external else Credential(root, _key(folder / "root.key", root, passphrase)),
-        issuing=Credential(issuing, _key(folder / "issuing.key", issuing, passphrase), (root,)),
+        root=root if external else Credential(root, key_of("root", root)),
+        issuing=Credential(issuing, key_of("issuing", issuing), (root,)),
         register=_register(document, folder),
     )
+
+
+def token_uri(folder: Path) -> str:
+    """Return the PKCS #11 URI of the token with the keys of a CA; "" when they are in files."""
+    path = folder / KEYS_ELSEWHERE
+    return read_file(path, key="folder").decode("utf-8", "replace").strip() if path.exists() else ""
 
 
 def import_external(
