@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import socket
+import ssl
 import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 
 from securepacs.errors import ConfigError, TokenError
+from securepacs.pki import CertificateProfile
+from securepacs.tokens.pkcs11 import Pkcs11Token
 from securepacs_proxy.agent.config import load_agent
 from securepacs_proxy.agent.export import stunnel
 from securepacs_proxy.agent.prompt import from_descriptor, pinentry
 from securepacs_proxy.agent.pump import ABORT, TRY_AGAIN, PduBoundary
 from tests.support.net import free_port, wait_until
-from tests.support.pki import make_pki
-from tests.support.programs import require
+from tests.support.pki import make_pki, pem_of
+from tests.support.programs import PKCS11_PROXY_FOLDERS, require
+from tests.support.softhsm import softhsm_token
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "proxy" / "agent.example.toml"
 URI = "pkcs11:id=%01?module-path=/usr/lib/x86_64-linux-gnu/opensc-pkcs11.so"
@@ -162,3 +169,49 @@ def test_stunnel_takes_the_service(tmp_path: Path) -> None:
     finally:
         process.terminate()
         process.wait(10)
+
+
+@pytest.mark.interop
+def test_stunnel_calls_a_gateway_with_the_key_in_the_token(tmp_path: Path) -> None:
+    """The exported file as it is, but for the PIN, which stunnel would ask at a terminal."""
+    program = shutil.which("stunnel4") or require("stunnel")
+    if not any(Path(folder, "engines-3", "pkcs11.so").exists() for folder in PKCS11_PROXY_FOLDERS):
+        pytest.skip("libengine-pkcs11-openssl is not installed")
+    pki, token = make_pki(tmp_path), softhsm_token()
+    with Pkcs11Token.open(token.uri, pin=token.pin_source) as opened:
+        key = opened.generate(label="login", kind="rsa-2048", id=b"\1")
+        public = key.public_key()
+        issued = pki.ca.issue(CertificateProfile.RADIOLOGIST, common_name="Dr Kim", public_key=public, at=pki.now)
+        opened.write_certificate(issued, label="login", id=b"\1")
+    server_key, server_certificate = pki.write_pem(pki.credential(CertificateProfile.GATEWAY_SERVER, "localhost"), tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(pki.write_trust(tmp_path)))
+    context.load_cert_chain(server_certificate, server_key)
+    (tmp_path / "issuing.pem").write_bytes(pem_of(pki.ca.issuing))
+    context.load_verify_locations(tmp_path / "issuing.pem")  # stunnel sends no chain of its own
+    context.verify_mode = ssl.CERT_REQUIRED
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = free_port()
+        gateway = f"localhost:{listener.getsockname()[1]}"
+        root, uri = tmp_path / "root.pem", token.uri.replace("?", ";id=%01?")
+        text = stunnel(load_agent(settings(tmp_path, trust=f'["{root}"]', port=str(port), gateway=f'"{gateway}"', uri=f'"{uri}"')))
+        path = tmp_path / "stunnel.conf"
+        path.touch(mode=0o600)
+        path.write_text(re.sub(r"(engineCtrl = .*\n)", rf"\1engineCtrl = PIN:{token.pin}\n", text, count=1))
+        with (tmp_path / "log").open("wb") as log:
+            environment = {**os.environ, **token.environment}
+            process = subprocess.Popen([program, str(path)], stderr=log, stdin=subprocess.DEVNULL, env=environment)
+        try:
+            said = lambda: (tmp_path / "log").read_text(errors="replace")  # noqa: E731
+            wait_until(lambda: "Configuration successful" in said() or process.poll() is not None, what="stunnel")
+            assert "Configuration successful" in said(), said()
+            with socket.create_connection(("127.0.0.1", port), 20) as viewer:
+                viewer.sendall(b"hello")
+                listener.settimeout(20)
+                with context.wrap_socket(listener.accept()[0], server_side=True) as secured:
+                    shown = secured.getpeercert(binary_form=True)
+                    assert shown is not None
+                    assert x509.load_der_x509_certificate(shown) == issued
+                    assert secured.recv(5) == b"hello"
+        finally:
+            process.terminate()
+            process.wait(10)
