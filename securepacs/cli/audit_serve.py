@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +14,7 @@ from securepacs.cli import audit_log, output
 from securepacs.errors import UsageError
 
 if TYPE_CHECKING:
+    from securepacs.audit.forwarder import SyslogSender
     from securepacs.audit.sinks import SpoolSink
 
 CertOption = Annotated[Path, typer.Option("--cert", help="Own certificate, its chain may follow (PEM).")]
@@ -36,6 +37,16 @@ def serve(
     unsafe_udp: Annotated[
         str, typer.Option("--unsafe-udp", help="HOST:PORT to take datagrams at (RFC 5426): strangers, and some may get lost.")
     ] = "",
+    forward: Annotated[
+        list[str] | None, typer.Option("--forward", help="HOST:PORT that every record is forwarded to, unchanged, over TLS.")
+    ] = None,
+    unsafe_forward: Annotated[
+        list[str] | None,
+        typer.Option("--unsafe-forward", help="The same without any protection: tcp://HOST:PORT or udp://HOST:PORT."),
+    ] = None,
+    positions: Annotated[
+        Path | None, typer.Option("--positions", help="Folder that keeps how far every destination of --forward has come.")
+    ] = None,
     log_key: audit_log.LogKeyOption = None,
     origin: audit_log.OriginOption = "",
     checkpoint_seconds: Annotated[float, typer.Option("--checkpoint-seconds", min=0.1, help="Sign the log so often.")] = 10.0,
@@ -53,6 +64,7 @@ def serve(
     import threading
     from contextlib import ExitStack
 
+    from securepacs.audit.forwarder import Forwarder
     from securepacs.audit.repository import Repository, RepositoryServer
     from securepacs.tls import server_context
 
@@ -60,7 +72,12 @@ def serve(
         raise UsageError("--tsa, --witness and --keep-days need --log-key: only a signed log can prove what was erased")
 
     host, port = address(listen)
+    tcp, udp = (address(each) if each else None for each in (unsafe_tcp, unsafe_udp))
     context = server_context(certificate=cert, key=key, trust=trust, crls=crl or ())
+    destinations = _destinations(forward or (), unsafe_forward or (), cert, key, trust)
+    places = positions or Path()
+    if destinations and positions is None:
+        raise UsageError("--forward needs --positions: after a restart it goes on where it was")
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: ended.set())
@@ -78,7 +95,10 @@ def serve(
                     repository, signer, seconds=checkpoint_seconds, witness=sink, stamp_urls=tsa or (), retention=days, law=law
                 )
             )
-        tcp, udp = (address(each) if each else None for each in (unsafe_tcp, unsafe_udp))
+        for name, sender in destinations.items():
+            forwarder = Forwarder([repository.supply(places, name)], sender, name=name, poll_seconds=0.5)
+            forwarder.start()
+            stack.callback(forwarder.stop)
         server = RepositoryServer(repository, host=host, port=port, context=context, unsafe_tcp=tcp, unsafe_udp=udp)
         with server:
             _print_listening(host, server.port, "")
@@ -89,11 +109,31 @@ def serve(
             ended.wait()
 
 
+def _destinations(
+    forward: Sequence[str], unsafe_forward: Sequence[str], cert: Path, key: Path, trust: list[Path]
+) -> dict[str, SyslogSender]:
+    """Return a sender for each destination that is asked for, by the name of its position."""
+    from functools import partial
+
+    from securepacs.audit.senders import Transport, destination_name, make_sender
+    from securepacs.tls import client_context
+
+    context = partial(client_context, certificate=cert, key=key, trust=trust)
+    wanted = [(Transport.TLS, *address(each)) for each in forward]
+    for each in unsafe_forward:
+        scheme, separator, rest = each.partition("://")
+        if not separator or scheme not in ("tcp", "udp"):
+            raise UsageError(f"{each!r} is neither tcp://HOST:PORT nor udp://HOST:PORT")
+        wanted.append((Transport(f"unsafe-{scheme}"), *address(rest)))
+    return {destination_name(*each): make_sender(*each, context=context) for each in wanted}
+
+
 @contextmanager
 def _witness(to: str, spool: Path | None, cert: Path, key: Path, trust: list[Path]) -> Iterator[SpoolSink]:
     """Yield a sink whose records are delivered to another repository."""
+    from securepacs.audit.forwarder import Forwarder
     from securepacs.audit.sinks import SpoolSink
-    from securepacs.audit.syslog_tls import Forwarder, SyslogTlsSender
+    from securepacs.audit.syslog_tls import SyslogTlsSender
     from securepacs.tls import client_context
 
     if spool is None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from securepacs.audit.forwarder import Forwarder
 from securepacs.audit.repository import Criteria, Repository, RepositoryServer
 from securepacs.audit.spool import Spool
 from securepacs.audit.syslog import to_syslog
-from securepacs.audit.syslog_tls import Forwarder, SyslogTlsSender
+from securepacs.audit.syslog_tls import SyslogTlsSender
 from tests.support.audit import AT, LEE, TlsFiles, all_messages
 from tests.support.net import free_port, wait_for_port, wait_until
 from tests.support.pki import make_pki

@@ -141,6 +141,26 @@ def test_serve_takes_unprotected_syslog_only_when_asked(tmp_path: Path, files: T
         ]
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--forward", "arr:6514"], "--forward needs --positions"),
+        (["--unsafe-forward", "arr:514", "--positions", "."], "neither tcp://HOST:PORT nor udp://HOST:PORT"),
+        (["--unsafe-forward", "tls://arr:514", "--positions", "."], "neither tcp://HOST:PORT nor udp://HOST:PORT"),
+        (["--forward", "arr", "--positions", "."], "is not HOST:PORT"),
+        (["--unsafe-udp", "514"], "is not HOST:PORT"),
+    ],
+)
+def test_serve_with_options_that_cannot_be_meant_is_2(tmp_path: Path, files: TlsFiles, options: list[str], told: str) -> None:
+    result = securepacs(
+        "serve", "--listen", "127.0.0.1:0", "--store", f"sqlite:///{tmp_path}/a.db", "--cert", files.server_cert,
+        "--key", files.server_key, "--trust", files.trust, *options,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert told in result.stderr
+    assert not (tmp_path / "a.db").exists()
+
+
 def test_send_to_nobody_is_5_and_says_so(files: TlsFiles, conformant: Path) -> None:
     result = securepacs("send", "--to", f"127.0.0.1:{free_port()}", *client(files), conformant)
     assert result.returncode == 5

@@ -13,6 +13,7 @@ from securepacs.errors import ConfigError, UsageError
 from securepacs.tokens.uri import TokenUri
 from securepacs_proxy.config.loading import dotted
 from securepacs_proxy.config.model import AuditDestinationSection
+from securepacs_proxy.config.rules import destination_rules
 from securepacs_proxy.config.values import Endpoint, FilePath, FilePaths, Name, Port, Seconds
 
 
@@ -86,6 +87,9 @@ def load_agent(path: Path) -> AgentConfig:
         raise ConfigError(str(first["msg"]), key=dotted(first["loc"]), hint=hint) from None
     if not config.agent.trust:
         raise ConfigError("at least one file is needed", key="agent.trust", hint="name the CA certificate of the gateway")
+    for index, destination in enumerate(config.audit.destinations):
+        for problem in destination_rules(f"audit.destination[{index}]", destination):
+            raise problem
     assert_loopback(config.agent.host)
     return config
 
