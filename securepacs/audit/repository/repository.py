@@ -257,7 +257,8 @@ class Repository:
             records.append(record_row(number, item, moments[-1], repeats[-1]))
         bulk_insert(connection, audit_record, records)
         bulk_insert(connection, audit_content, [(number, item.receipt.raw) for number, item in enumerate(items, first)])
-        terms = [(term, number) for number, item in enumerate(items, first) for term in item.index.terms]
+        # in the order of the table, so that neighbours are written together
+        terms = sorted([(term, number) for number, item in enumerate(items, first) for term in item.index.terms])
         bulk_insert(connection, audit_term, terms)
         self._log.append(connection, first, items, moments, repeats)
         for number, item in enumerate(items, first):
