@@ -84,6 +84,10 @@ class FrameReader:
             self._keep(rest, 0, len(rest))
         return frames
 
+    def feed_rest(self, data: bytes) -> None:
+        """Take octets after `error` was set: `end` gives them with what began no frame, as far as the limit goes."""
+        self._keep(data, 0, len(data))
+
     def end(self) -> Frame | None:
         """Tell that the stream ended; what is left (an unfinished frame, octets that begin none) is returned as truncated."""
         if not self._seen:  # a count without an octet after it says nothing worth keeping

@@ -125,6 +125,15 @@ def test_octets_that_begin_no_frame_are_kept_as_truncated(step: int) -> None:
     assert rest.sha256 == sha256(rest.data).digest()
 
 
+def test_octets_after_the_break_are_kept_up_to_the_limit() -> None:
+    reader = FrameReader(limit=20)
+    assert reader.feed(b"12x") == []
+    for _ in range(3):
+        reader.feed_rest(b"0123456789")
+    whole_rest = b"12x" + b"0123456789" * 3
+    assert reader.end() == cut(whole_rest, 20)
+
+
 LINES = b"<85>1 one\n<13>two with \xc3\xa9\r\n\n12 monkeys\n  indented\n" + b"x" * 40 + b"\n<85>1 last\n"
 LINE_FRAMES = [
     whole(b"<85>1 one"),

@@ -17,7 +17,7 @@ from hashlib import sha256
 
 from cryptography import x509
 
-from securepacs.audit.framing import Frame, FrameReader
+from securepacs.audit.framing import DEFAULT_LIMIT, Frame, FrameReader
 from securepacs.audit.repository.ingest import Ingest
 from securepacs.audit.repository.receipt import Receipt
 from securepacs.errors import Unavailable
@@ -73,10 +73,21 @@ def _read(connection: socket.socket, reader: FrameReader, ingest: Ingest, peer: 
             if len(frames) >= _BATCH or not _more(connection):
                 _store(frames, peer, ingest, transport)
                 frames = []
+        _read_rest(connection, reader, frame_seconds)
     finally:
         if frames:
             _store(frames, peer, ingest, transport)
     return False
+
+
+def _read_rest(connection: socket.socket, reader: FrameReader, frame_seconds: float) -> None:
+    """After broken framing take what has arrived already, and no more: the sender is to notice, and begin anew."""
+    connection.settimeout(frame_seconds)
+    for _ in range(DEFAULT_LIMIT // _READ_SIZE):
+        data = connection.recv(_READ_SIZE) if _more(connection) else b""
+        if not data:
+            return
+        reader.feed_rest(data)
 
 
 def _store(frames: list[Frame], peer: Peer, ingest: Ingest, transport: str) -> None:

@@ -260,6 +260,20 @@ def test_a_wrong_count_costs_no_record_before_it_and_none_of_the_next_connection
 
 
 @pytest.mark.parametrize("transport", STREAMS)
+def test_what_arrived_with_a_broken_frame_is_kept(world: World, transport: str) -> None:
+    """More than one read takes, in one write: the records in it cannot be told apart any more, their octets are there."""
+    after = b"".join(map(frame, GOOD * 100))
+    connection = world.connect(transport)
+    connection.sendall(frame(GOOD[0]) + b"12x" + after)
+    wait_until(lambda: len(world.kept()) == 2, what="the good record and the rest")
+    connection.close()
+    rest = world.kept()[1]
+    assert rest.truncated
+    assert (b"12x" + after).startswith(world.repository.raw(rest.id))
+    assert rest.frame_length == len(world.repository.raw(rest.id)) >= len(frame(GOOD[1]))
+
+
+@pytest.mark.parametrize("transport", STREAMS)
 @pytest.mark.parametrize("place", [0, 1, 2, 3, 4, 20, 100, len(GOOD[1]) - 1])
 def test_an_end_in_the_middle_of_a_frame(world: World, transport: str, place: int) -> None:
     whole = frame(GOOD[1])
