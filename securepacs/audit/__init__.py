@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from securepacs.audit import events as events
+    from securepacs.audit.forwarder import Forwarder, ForwarderStatus
     from securepacs.audit.framing import Frame, FrameReader
     from securepacs.audit.grading import Grade, Verdict, grade
     from securepacs.audit.message import AuditMessage, AuditSink, AuditSourceIdentification
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from securepacs.audit.sinks import AuditHandler, SpoolSink
     from securepacs.audit.spool import Spool, SpoolAlarm
     from securepacs.audit.syslog import frame, parse_record, to_syslog
-    from securepacs.audit.syslog_tls import Forwarder, ForwarderStatus, SyslogTlsSender
+    from securepacs.audit.syslog_tcp import SyslogTcpSender
+    from securepacs.audit.syslog_tls import SyslogTlsSender
+    from securepacs.audit.syslog_udp import SyslogUdpSender
     from securepacs.audit.xml import from_xml, to_xml
 
 _HOMES = {
@@ -34,14 +37,16 @@ _HOMES = {
     "Frame": "framing", "FrameReader": "framing",
     "Spool": "spool", "SpoolAlarm": "spool", "read_spool": "segments",
     "AuditHandler": "sinks", "SpoolSink": "sinks",
-    "Forwarder": "syslog_tls", "ForwarderStatus": "syslog_tls", "SyslogTlsSender": "syslog_tls",
+    "Forwarder": "forwarder", "ForwarderStatus": "forwarder",
+    "SyslogTlsSender": "syslog_tls", "SyslogTcpSender": "syslog_tcp", "SyslogUdpSender": "syslog_udp",
     "AuditRecord": "repository", "Criteria": "repository", "Receipt": "repository",
     "Repository": "repository", "RepositoryServer": "repository",
 }  # fmt: skip
 __all__ = [
     "AuditHandler", "AuditMessage", "AuditRecord", "AuditSink", "AuditSourceIdentification", "Criteria", "Forwarder",
     "ForwarderStatus", "Frame", "FrameReader", "Grade", "Receipt", "Repository", "RepositoryServer", "Spool", "SpoolAlarm",
-    "SpoolSink", "SyslogTlsSender", "Verdict", "events", "frame", "from_xml", "grade", "parse_record", "read_spool", "to_syslog",
+    "SpoolSink", "SyslogTcpSender", "SyslogTlsSender", "SyslogUdpSender",
+    "Verdict", "events", "frame", "from_xml", "grade", "parse_record", "read_spool", "to_syslog",
     "to_xml",
 ]  # fmt: skip
 

@@ -175,6 +175,7 @@ class Cursor:
     def __init__(self, folder: Path, name: str) -> None:
         if not _NAME.fullmatch(name):
             raise ConfigError(f"{name!r} cannot name an audit destination", key="audit.destination", hint="letters, digits, . _ -")
+        self.folder = folder
         self._path = folder / f"{name}.cursor"
 
     def load(self) -> int | None:

@@ -7,6 +7,7 @@ its octets. Paths end with three-digit groups, all but the last prefixed `x`; pa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from hashlib import sha256
 from struct import Struct
 
 from securepacs.audit.merkle import HASH_SIZE, Frontier, NodeReader, fold_peaks
@@ -81,6 +82,11 @@ def decode_bundle(bundle: bytes, width: int) -> list[bytes]:
 
 def tile_root(hashes: bytes) -> bytes:
     """Return the root over the hashes of one tile."""
+    if len(hashes) == WIDTH * HASH_SIZE:
+        while len(hashes) > HASH_SIZE:  # level by level: a full tile is a perfect tree
+            pairs = range(0, len(hashes), 2 * HASH_SIZE)
+            hashes = b"".join([sha256(b"\1" + hashes[start : start + 2 * HASH_SIZE]).digest() for start in pairs])
+        return hashes
     frontier = Frontier()
     for start in range(0, len(hashes), HASH_SIZE):
         frontier.append(hashes[start : start + HASH_SIZE])

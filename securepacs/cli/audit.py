@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from securepacs.cli import audit_log, output
+from securepacs.cli import audit_log, audit_serve, output
+from securepacs.cli.audit_serve import CertOption, CrlOption, KeyOption, TrustOption
 from securepacs.errors import MalformedError, SecurePacsError, Unavailable, UsageError
 
 if TYPE_CHECKING:
     from securepacs.audit.grading import Grade
     from securepacs.audit.message import ActiveParticipant
     from securepacs.audit.repository import AuditRecord, Repository
-    from securepacs.audit.sinks import SpoolSink
 
 app = typer.Typer(help="Audit messages: keep, send, validate, search, prove.", no_args_is_help=True)
 
-CertOption = Annotated[Path, typer.Option("--cert", help="Own certificate, its chain may follow (PEM).")]
-KeyOption = Annotated[Path, typer.Option("--key", help="Private key of that certificate (PEM).")]
-TrustOption = Annotated[list[Path], typer.Option("--trust", help="Certificates that peers are verified against: file or folder.")]
-CrlOption = Annotated[list[Path] | None, typer.Option("--crl", help="Revocation lists; then every peer must be covered by one.")]
 StoreOption = Annotated[str, typer.Option("--store", help="The repository, for example sqlite:///audit.db.")]
 FilesArgument = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Audit messages as XML or syslog records.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on a line.")]
@@ -34,65 +28,8 @@ _COLUMNS = ("time", "event", "outcome", "user", "patient", "description")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
-for _command in (audit_log.export, audit_log.verify, audit_log.hold, audit_log.erase, audit_log.grant):
+for _command in (audit_serve.serve, audit_log.export, audit_log.verify, audit_log.hold, audit_log.erase, audit_log.grant):
     app.command()(_command)
-
-
-@app.command()
-@output.reports_errors
-def serve(
-    listen: Annotated[str, typer.Option("--listen", help="HOST:PORT to listen on; port 0 takes a free one.")],
-    store: StoreOption,
-    cert: CertOption,
-    key: KeyOption,
-    trust: TrustOption,
-    crl: CrlOption = None,
-    log_key: audit_log.LogKeyOption = None,
-    origin: audit_log.OriginOption = "",
-    checkpoint_seconds: Annotated[float, typer.Option("--checkpoint-seconds", min=0.1, help="Sign the log so often.")] = 10.0,
-    tsa: Annotated[list[str] | None, typer.Option("--tsa", help="Time stamp authority (RFC 3161) for a checkpoint a day.")] = None,
-    witness: Annotated[str, typer.Option("--witness", help="HOST:PORT that every checkpoint is sent to as an audit record.")] = "",
-    spool: Annotated[Path | None, typer.Option("--spool", help="Folder where checkpoints wait for the witness.")] = None,
-    keep_days: Annotated[int, typer.Option("--keep-days", help="Erase what is older and not held; 0 keeps for ever.")] = 0,
-    law: Annotated[str, typer.Option("--law", help="The law that retention follows; it is recorded.")] = "",
-) -> None:
-    """Run an audit record repository: syslog over mutual TLS (RFC 5425) into a searchable store, until SIGTERM.
-
-    With --log-key the log over all records is signed, so that `audit verify` can prove it unaltered.
-    """
-    import signal
-    import threading
-    from contextlib import ExitStack
-
-    from securepacs.audit.repository import Repository, RepositoryServer
-    from securepacs.tls import server_context
-
-    if log_key is None and (tsa or witness or keep_days):
-        raise UsageError("--tsa, --witness and --keep-days need --log-key: only a signed log can prove what was erased")
-
-    host, port = _address(listen)
-    context = server_context(certificate=cert, key=key, trust=trust, crls=crl or ())
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: ended.set())
-    with Repository(store) as repository, ExitStack() as stack:
-        if log_key is not None:
-            from securepacs.audit.repository.keeper import LogKeeper
-            from securepacs.audit.repository.signer import LogSigner
-
-            signer = LogSigner.load(log_key, origin=origin)
-            output.errors.print(f"log key {signer.public}", markup=False, highlight=False)
-            sink = stack.enter_context(_witness(witness, spool, cert, key, trust)) if witness else None
-            days = timedelta(days=keep_days) if keep_days else None
-            stack.enter_context(
-                LogKeeper(
-                    repository, signer, seconds=checkpoint_seconds, witness=sink, stamp_urls=tsa or (), retention=days, law=law
-                )
-            )
-        server = RepositoryServer(repository, host=host, port=port, context=context)
-        with server:
-            output.errors.print(f"listening on {_joined(host, server.port)}", highlight=False)
-            ended.wait()
 
 
 @app.command()
@@ -109,7 +46,7 @@ def send(
     from securepacs.audit.syslog_tls import SyslogTlsSender
     from securepacs.tls import client_context
 
-    host, port = _address(to)
+    host, port = audit_serve.address(to)
     records = [_record_of(path) for path in files]
     context = client_context(certificate=cert, key=key, trust=trust, crls=crl or ())
     sender = SyslogTlsSender(host, port, context)
@@ -185,37 +122,6 @@ def search(
             _print_csv(records)
         else:
             output.print_table(f"{len(records)} audit records", _COLUMNS, map(_cells, records))
-
-
-@contextmanager
-def _witness(to: str, spool: Path | None, cert: Path, key: Path, trust: list[Path]) -> Iterator[SpoolSink]:
-    """Yield a sink whose records are delivered to another repository."""
-    from securepacs.audit.sinks import SpoolSink
-    from securepacs.audit.syslog_tls import Forwarder, SyslogTlsSender
-    from securepacs.tls import client_context
-
-    if spool is None:
-        raise UsageError("--witness needs --spool: checkpoints wait there while the witness cannot be reached")
-    host, port = _address(to)
-    sender = SyslogTlsSender(host, port, client_context(certificate=cert, key=key, trust=trust))
-    with SpoolSink.open(spool, app_name="securepacs-audit", destinations=("witness",)) as sink:
-        forwarder = Forwarder([spool], sender, name="witness")
-        forwarder.start()
-        try:
-            yield sink
-        finally:
-            forwarder.stop()
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, separator, port = text.rpartition(":")
-    if not separator or not host or not port.isdecimal() or int(port) > 65_535:
-        raise UsageError(f"{text!r} is not HOST:PORT")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _read(path: Path) -> bytes:

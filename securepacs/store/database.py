@@ -30,8 +30,9 @@ from securepacs.errors import ConfigError, Unavailable
 LOCK_SECONDS = 30.0  # how long a second opener waits for a migration, and a writer for another writer
 _POLL_SECONDS = 0.05
 _SQLITE_PARAMETERS = 32_766  # of one statement, SQLite's own limit
+_SQLITE_PAGE = 8192  # of new files: three audit records of 2 KB on a page, where 4096 octets hold one and waste the rest
 _SQLITE_CACHE_KIB = 65_536
-_SQLITE_CHECKPOINT_PAGES = 16_384  # 64 MiB of log before it is copied into the file
+_SQLITE_CHECKPOINT_PAGES = 8192  # 64 MiB of log before it is copied into the file
 _WRITE_OPTION = "securepacs_write"
 _PG_LOCK_KEY = 0x5EC0_9AC5  # advisory lock shared by every securepacs process of one PostgreSQL database
 
@@ -175,7 +176,8 @@ def _prepare_sqlite(dbapi_connection: Any, _record: object) -> None:
     cursor = dbapi_connection.cursor()
     # secure_delete: what is lawfully erased must not stay in free pages
     for pragma in (
-        "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON", f"busy_timeout = {int(LOCK_SECONDS * 1000)}",
+        f"page_size = {_SQLITE_PAGE}", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON",
+        f"busy_timeout = {int(LOCK_SECONDS * 1000)}",
         f"cache_size = -{_SQLITE_CACHE_KIB}", f"wal_autocheckpoint = {_SQLITE_CHECKPOINT_PAGES}",
     ):  # fmt: skip
         cursor.execute(f"PRAGMA {pragma}")

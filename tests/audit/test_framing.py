@@ -108,3 +108,65 @@ def test_an_end_inside_the_count_leaves_nothing() -> None:
     reader.feed(b"12")
     assert reader.inside_frame
     assert reader.end() is None
+
+
+@pytest.mark.parametrize("step", [1, 3, 100])
+def test_octets_that_begin_no_frame_are_kept_as_truncated(step: int) -> None:
+    stream = frame(b"good") + b"12x" + frame(b"after")
+    reader = FrameReader()
+    for start in range(0, len(stream), step):
+        if reader.error is None:
+            reader.feed(stream[start : start + step])
+    rest = reader.end()
+    assert rest is not None
+    assert rest.truncated
+    assert (b"12x" + frame(b"after")).startswith(rest.data)
+    assert rest.data.startswith(b"12x")
+    assert rest.sha256 == sha256(rest.data).digest()
+
+
+def test_octets_after_the_break_are_kept_up_to_the_limit() -> None:
+    reader = FrameReader(limit=20)
+    assert reader.feed(b"12x") == []
+    for _ in range(3):
+        reader.feed_rest(b"0123456789")
+    whole_rest = b"12x" + b"0123456789" * 3
+    assert reader.end() == cut(whole_rest, 20)
+
+
+LINES = b"<85>1 one\n<13>two with \xc3\xa9\r\n\n12 monkeys\n  indented\n" + b"x" * 40 + b"\n<85>1 last\n"
+LINE_FRAMES = [
+    whole(b"<85>1 one"),
+    whole(b"<13>two with \xc3\xa9\r"),
+    whole(b"12 monkeys"),
+    whole(b"  indented"),
+    cut(b"x" * 40, 30),
+    whole(b"<85>1 last"),
+]
+
+
+@pytest.mark.parametrize("size", range(1, len(LINES) + 1))
+def test_a_stream_of_lines_is_lines_to_its_end(size: int) -> None:
+    reader = FrameReader(limit=30, by_line=True)
+    assert [each for start in range(0, len(LINES), size) for each in reader.feed(LINES[start : start + size])] == LINE_FRAMES
+    assert not reader.inside_frame
+    assert reader.end() is None
+
+
+@pytest.mark.parametrize("size", range(1, len(STREAM) + 1))
+def test_a_stream_that_begins_with_a_count_is_read_by_counts(size: int) -> None:
+    reader = FrameReader(limit=30, by_line=True)
+    assert [each for start in range(0, len(STREAM), size) for each in reader.feed(STREAM[start : start + size])] == FRAMES
+
+
+@given(st.binary(max_size=300), st.integers(1, 40), st.booleans())
+def test_no_octet_is_lost_whatever_comes(stream: bytes, step: int, by_line: bool) -> None:
+    reader, kept = FrameReader(by_line=by_line), bytearray()
+    for start in range(0, len(stream), step):
+        if reader.error is None:
+            kept += b"".join(each.data for each in reader.feed(stream[start : start + step]))
+    rest = reader.end()
+    kept += rest.data if rest else b""
+    if reader.error is None and not stream[:1].isdigit() and by_line:
+        assert bytes(kept).replace(b"\r", b"") == stream.lstrip(BOM + b"\r\n").replace(b"\n", b"").replace(b"\r", b"")
+    assert len(kept) <= len(stream)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from securepacs.audit.forwarder import Forwarder, ForwarderStatus
 from securepacs.audit.repository import Criteria, Repository, RepositoryServer
 from securepacs.audit.segments import Cursor
 from securepacs.audit.spool import Spool
 from securepacs.audit.syslog import to_syslog
-from securepacs.audit.syslog_tls import Forwarder, ForwarderStatus, SyslogTlsSender
+from securepacs.audit.syslog_tls import SyslogTlsSender
 from securepacs.errors import Unavailable
 from tests.support.audit import AT, LEE, TlsFiles, numbered
 from tests.support.net import free_port, wait_until

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import signal
+import socket
 import subprocess
 import sys
 from base64 import b64decode
@@ -47,12 +48,13 @@ def securepacs(*arguments: object) -> Outcome:
 
 
 @contextmanager
-def serving(store: str, files: TlsFiles) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def serving(store: str, files: TlsFiles, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Run `audit serve` on a free port; give its address."""
     process = subprocess.Popen(
         [
             sys.executable, "-c", "from securepacs.cli.main import main; main()", "audit", "serve", "--listen", "127.0.0.1:0",
             "--store", store, "--cert", str(files.server_cert), "--key", str(files.server_key), "--trust", str(files.trust),
+            *options,
         ],
         stderr=subprocess.PIPE,
         text=True,
@@ -113,6 +115,50 @@ def test_serve_send_and_search(tmp_path: Path, files: TlsFiles, conformant: Path
         assert [repository.raw(each.id) for each in found_records] == [record.read_bytes()]
         activity = repository.search(Criteria(event="110100", newest_first=False), reader=LEE, at=NOW)
         assert [each.description for each in activity] == ["Application Start", "Application Stop"]
+
+
+def test_serve_takes_unprotected_syslog_only_when_asked(tmp_path: Path, files: TlsFiles) -> None:
+    store, records = f"sqlite:///{tmp_path}/audit.db", [b"<85>1 - - - - - - over TCP", b"<85>1 - - - - - - over UDP"]
+    with serving(store, files, "--unsafe-tcp", "127.0.0.1:0", "--unsafe-udp", "127.0.0.1:0") as (_, process):
+        assert process.stderr is not None
+        tcp, udp = (process.stderr.readline() for _ in range(2))
+        assert "without TLS: anybody may write" in tcp
+        assert "(UDP): anybody may write" in udp
+        ports = [int(line.split()[2].rpartition(":")[2]) for line in (tcp, udp)]
+        with socket.create_connection(("127.0.0.1", ports[0])) as stream:
+            stream.sendall(records[0] + b"\n")
+            stream.shutdown(socket.SHUT_WR)
+            assert stream.recv(1) == b""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+            datagrams.sendto(records[1], ("127.0.0.1", ports[1]))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+    with Repository(store) as repository:
+        found = repository.search(Criteria(text="over ", newest_first=False), reader=LEE, at=NOW)
+        assert [(each.transport, each.authenticated, repository.raw(each.id)) for each in found] == [
+            ("tcp", False, records[0]),
+            ("udp", False, records[1]),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--forward", "arr:6514"], "--forward needs --positions"),
+        (["--unsafe-forward", "arr:514", "--positions", "."], "neither tcp://HOST:PORT nor udp://HOST:PORT"),
+        (["--unsafe-forward", "tls://arr:514", "--positions", "."], "neither tcp://HOST:PORT nor udp://HOST:PORT"),
+        (["--forward", "arr", "--positions", "."], "is not HOST:PORT"),
+        (["--unsafe-udp", "514"], "is not HOST:PORT"),
+    ],
+)
+def test_serve_with_options_that_cannot_be_meant_is_2(tmp_path: Path, files: TlsFiles, options: list[str], told: str) -> None:
+    result = securepacs(
+        "serve", "--listen", "127.0.0.1:0", "--store", f"sqlite:///{tmp_path}/a.db", "--cert", files.server_cert,
+        "--key", files.server_key, "--trust", files.trust, *options,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert told in result.stderr
+    assert not (tmp_path / "a.db").exists()
 
 
 def test_send_to_nobody_is_5_and_says_so(files: TlsFiles, conformant: Path) -> None:

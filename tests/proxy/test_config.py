@@ -278,6 +278,32 @@ def test_a_repository_needs_trust(files: GatewayFiles) -> None:
     assert caught.value.key == "audit.destination[0].trust"
 
 
+def _unprotected(transport: str, *, certificates: bool = False) -> str:
+    head, section, tail = CONFIG.rpartition("[[audit.destination]]")
+    rest = tail if certificates else "".join(line + "\n" for line in tail.splitlines() if line.startswith(("host", "port")))
+    return f'{head}{section}\ntransport = "{transport}"\n{rest}'
+
+
+@pytest.mark.parametrize("transport", ["unsafe-tcp", "unsafe-udp"])
+def test_a_repository_without_protection_is_asked_for_by_name(files: GatewayFiles, transport: str) -> None:
+    config = load(files.write(text=_unprotected(transport)))
+    assert config.audit.destinations[0].transport == transport
+    warnings = dict(states(check_gateway(files.path, at=files.pki.now), State.WARNING))
+    assert "anybody on the way reads and alters records" in warnings["audit.destination[0]"]
+
+
+def test_certificates_and_no_protection_contradict_each_other(files: GatewayFiles) -> None:
+    _, problems = examine(files.write(text=_unprotected("unsafe-tcp", certificates=True)))
+    assert [problem.key for problem in problems][:1] == ["audit.destination[0].trust"]
+    assert "unsafe-tcp has no use for it" in problems[0].message
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp", ""])
+def test_no_protection_has_no_innocent_name(files: GatewayFiles, transport: str) -> None:
+    _, problems = examine(files.write(text=_unprotected(transport)))
+    assert [problem.key for problem in problems] == ["audit.destination[0].transport"]
+
+
 @pytest.mark.parametrize(("section", "key"), [("listener", "listener"), ("route", "route")])
 def test_a_gateway_without_listener_or_route_is_refused(files: GatewayFiles, section: str, key: str) -> None:
     before, _, rest = CONFIG.partition(f"[[{section}]]")

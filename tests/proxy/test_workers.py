@@ -356,6 +356,31 @@ def test_records_of_all_processes_reach_the_repository(tmp_path: Path, archive: 
     assert wanted <= found
 
 
+@pytest.mark.parametrize("transport", ["unsafe-tcp", "unsafe-udp"])
+def test_records_reach_a_receiver_that_knows_no_tls(tmp_path: Path, archive: tuple[str, int], transport: str) -> None:
+    pki = make_pki(tmp_path)
+    key, certificate = pki.write_pem(pki.credential(CertificateProfile.AUDIT_REPOSITORY, "repository"))
+    context = server_context(certificate=certificate, key=key, trust=[pki.write_trust()])
+    here = ("127.0.0.1", 0)
+    with (
+        Repository(f"sqlite:///{tmp_path / 'audit.db'}") as repository,
+        RepositoryServer(repository, host="127.0.0.1", port=0, context=context, unsafe_tcp=here, unsafe_udp=here) as server,
+    ):
+        port = server.tcp_port if transport == "unsafe-tcp" else server.udp_port
+        destination = ["[[audit.destination]]", 'host = "127.0.0.1"', f"port = {port}", f'transport = "{transport}"']
+        with running_gateway(tmp_path / "gateway", {"ARCHIVE": archive}, extra="\n".join(destination)) as gateway:
+            assert echo_works(gateway)
+        sent = {read_record.AuditSourceIdentification.AuditSourceID for read_record in gateway.records()}
+        assert sent
+
+        def received() -> set[str]:
+            with sqlite3.connect(tmp_path / "audit.db") as database:
+                query = "select source_id from audit_record where transport = ? and peer_sha256 = ''"
+                return {source for (source,) in database.execute(query, (transport.removeprefix("unsafe-"),))}
+
+        wait_until(lambda: sent <= received(), what="the records of every process")
+
+
 def test_a_person_is_known_by_the_certificate(tmp_path: Path, archive: tuple[str, int]) -> None:
     with running_gateway(tmp_path, {"ARCHIVE": archive}) as gateway:
         person = CertificateProfile.RADIOLOGIST

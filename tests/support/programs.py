@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,3 +29,14 @@ def dcmtk(tool: str) -> str:
     if "dcmtk" not in banner.lower():
         pytest.skip(f"{path} is not DCMTK's")
     return path
+
+
+def syslog_ng() -> tuple[list[str], dict[str, str]]:
+    """Return command and environment of syslog-ng, or skip. `./run` unpacks it beside rsyslog, which it excludes as a package."""
+    unpacked = Path(sys.prefix) / "debian"
+    program = unpacked / "usr/sbin/syslog-ng"
+    if not program.exists():
+        return [require("syslog-ng")], dict(os.environ)
+    libraries = [unpacked / "usr/lib/syslog-ng", *unpacked.glob("usr/lib/*-linux-gnu"), *unpacked.glob("lib/*-linux-gnu")]
+    modules = ":".join(str(each.parent) for each in unpacked.glob("usr/lib/syslog-ng/*/libafsocket.so"))
+    return [str(program), "--module-path", modules], {**os.environ, "LD_LIBRARY_PATH": ":".join(map(str, libraries))}

@@ -13,6 +13,7 @@ from securepacs.errors import ConfigError, UsageError
 from securepacs.tokens.uri import TokenUri
 from securepacs_proxy.config.loading import dotted
 from securepacs_proxy.config.model import AuditDestinationSection
+from securepacs_proxy.config.rules import destination_rules
 from securepacs_proxy.config.values import AETitle, Endpoint, FilePath, FilePaths, Name, Port, Seconds
 
 
@@ -103,6 +104,9 @@ def load_agent(path: Path) -> AgentConfig:
     titles = [viewer.ae_title for viewer in config.viewers]
     if len(set(titles)) < len(titles):
         raise ConfigError("an AE title has two viewers", key="viewer.ae_title", hint="give each viewer an AE title of its own")
+    for index, destination in enumerate(config.audit.destinations):
+        for problem in destination_rules(f"audit.destination[{index}]", destination):
+            raise problem
     assert_loopback(config.agent.host)
     return config
 

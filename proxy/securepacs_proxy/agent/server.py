@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import select
 import signal
 import socket
@@ -15,11 +14,13 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
+from securepacs.audit.forwarder import Forwarder
+from securepacs.audit.senders import Transport, destination_name, make_sender
 from securepacs.audit.sinks import SpoolSink
-from securepacs.audit.syslog_tls import Forwarder, SyslogTlsSender
 from securepacs.dicom.files import write_atomically
 from securepacs.errors import ConfigError, SecurePacsError, TokenError, Unavailable
 from securepacs.tls import client_context
@@ -176,16 +177,17 @@ def run_agent(config: AgentConfig, ask: Callable[[str], str], *, ready: Callable
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     if state.stat().st_mode & 0o077:
         raise ConfigError(f"others may look into {state}", key="agent.state", hint=f"chmod 700 {state}")
-    destinations = [_name_of(place.host, place.port) for place in config.audit.destinations]
+    destinations = {
+        destination_name(Transport(place.transport), place.host, place.port): place for place in config.audit.destinations
+    }
     with ExitStack() as stack:
         sink = stack.enter_context(
             SpoolSink.open(state / "spool", app_name=APP_NAME, quota_bytes=config.audit.quota_mb * _MIB, destinations=destinations)
         )
-        for place in config.audit.destinations:
-            context = client_context(place.tls_profile, trust=place.trust, certificate=place.certificate, key=place.key)
-            forwarder = Forwarder(
-                [state / "spool"], SyslogTlsSender(place.host, place.port, context), name=_name_of(place.host, place.port)
-            )
+        for name, place in destinations.items():
+            tls = partial(client_context, place.tls_profile, trust=place.trust, certificate=place.certificate, key=place.key)
+            sender = make_sender(Transport(place.transport), place.host, place.port, context=tls)
+            forwarder = Forwarder([state / "spool"], sender, name=name)
             forwarder.start()
             stack.callback(forwarder.stop, drain_seconds=_DELIVERY_SECONDS)
         records = Records(sink, config.agent.name)
@@ -209,7 +211,3 @@ def read_status(state: Path) -> dict[str, object]:
     except (OSError, ValueError, KeyError):
         raise Unavailable("no agent is running", hint="securepacs-proxy agent run") from None
     return status
-
-
-def _name_of(host: str, port: int) -> str:
-    return re.sub(r"[^A-Za-z0-9.-]", "_", f"{host}_{port}")

@@ -69,6 +69,11 @@ def check_gateway(path: Path, *, at: datetime, connect: bool = False) -> list[Fi
     findings += _spool(config.audit)
     for index, destination in enumerate(config.audit.destinations):
         key = f"audit.destination[{index}]"
+        if destination.transport != "tls":
+            findings.append(
+                Finding(key, State.WARNING, f"{destination.transport}: anybody on the way reads and alters records", "use TLS")
+            )
+            continue
         findings += _trust(f"{key}.trust", _certificates(destination.trust, key), at)
         if destination.certificate is not None:
             findings.append(_validity(f"{key}.certificate", read_certificates(destination.certificate, key=key)[0], at))
@@ -254,7 +259,8 @@ def _reachable(config: GatewayConfig) -> Iterator[Finding]:
             for position, address in enumerate(way.destinations):
                 yield _connects(f"egress[{index}].route[{number}].destinations[{position}]", address)
     for index, destination in enumerate(config.audit.destinations):
-        yield _connects(f"audit.destination[{index}]", HostPort(destination.host, destination.port))
+        if destination.transport != "unsafe-udp":  # nobody answers a datagram
+            yield _connects(f"audit.destination[{index}]", HostPort(destination.host, destination.port))
 
 
 def _connects(key: str, address: HostPort) -> Finding:

@@ -249,12 +249,19 @@ class MetricsSection(_Section):
 
 
 class AuditDestinationSection(_Section):
-    """One audit repository, reached with syslog over TLS (RFC 5425)."""
+    """One audit repository, reached with syslog over TLS (RFC 5425), or unprotected when that is asked for by name."""
 
     host: Host = Field(description="Host name or address of the audit repository; its certificate must carry this name.")
-    port: Port = Field(default=6514, description="TCP port; 6514 is syslog-tls (RFC 5425).")
+    port: Port = Field(default=6514, description="Port; 6514 is syslog-tls (RFC 5425), without TLS it is usually 514.")
+    transport: Literal["tls", "unsafe-tcp", "unsafe-udp"] = Field(
+        default="tls",
+        description="`tls`; or `unsafe-tcp` (RFC 6587) and `unsafe-udp` (RFC 5426), where anybody on the way reads and alters "
+        "records, and datagrams get lost unnoticed.",
+    )
     tls_profile: str = Field(default="B.12", description="TLS profile of PS3.15 Annex B by its section: B.12 or B.13.")
-    trust: FilePaths = Field(description="PEM files with the CA certificates that the repository is accepted from; at least one.")
+    trust: FilePaths = Field(
+        default=(), description="PEM files with the CA certificates that the repository is accepted from; with TLS at least one."
+    )
     certificate: FilePath | None = Field(default=None, description="PEM file with the certificate shown to the repository.")
     key: FilePath | None = Field(default=None, description="PEM file with the private key of `certificate` (mode 0600).")
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from securepacs.errors import ConfigError
 from securepacs.tls import PROFILES
 from securepacs_proxy.config.model import (
+    AuditDestinationSection,
     CallSection,
     DeviceSection,
     EgressRouteSection,
@@ -39,14 +40,30 @@ def broken_rules(config: GatewayConfig) -> Iterator[ConfigError]:
             key = f"user_identity.issuer[{index}].keys"
             yield ConfigError("no key is named: nobody could vouch", key=key, hint='for example keys = ["issuer.pem"]')
     for index, destination in enumerate(config.audit.destinations):
-        key = f"audit.destination[{index}]"
-        if not destination.trust:
-            yield _empty_trust(f"{key}.trust", "no audit repository would be accepted")
-        yield from _profile(f"{key}.tls_profile", destination.tls_profile)
-        if (destination.certificate is None) != (destination.key is None):
-            missing = "key" if destination.key is None else "certificate"
+        yield from destination_rules(f"audit.destination[{index}]", destination)
+
+
+def destination_rules(key: str, destination: AuditDestinationSection) -> Iterator[ConfigError]:
+    """Yield one error for every rule that an audit destination breaks."""
+    if destination.transport != "tls":
+        yield from _without_tls(key, destination)
+        return
+    if not destination.trust:
+        yield _empty_trust(f"{key}.trust", "no audit repository would be accepted")
+    yield from _profile(f"{key}.tls_profile", destination.tls_profile)
+    if (destination.certificate is None) != (destination.key is None):
+        missing = "key" if destination.key is None else "certificate"
+        yield ConfigError(
+            "a certificate and its key belong together", key=f"{key}.{missing}", hint=f"name {missing} too, or neither"
+        )  # fmt: skip
+
+
+def _without_tls(key: str, destination: AuditDestinationSection) -> Iterator[ConfigError]:
+    """Who names certificates expects protection."""
+    for name in ("trust", "certificate", "key"):
+        if getattr(destination, name):
             yield ConfigError(
-                "a certificate and its key belong together", key=f"{key}.{missing}", hint=f"name {missing} too, or neither"
+                f"{destination.transport} has no use for it", key=f"{key}.{name}", hint='transport = "tls", or leave it out'
             )
 
 

@@ -10,10 +10,12 @@ import socket
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 
+from securepacs.audit.forwarder import Forwarder
 from securepacs.audit.message import AuditMessage, EventOutcomeIndicator
+from securepacs.audit.senders import Transport, make_sender
 from securepacs.audit.sinks import SpoolSink
-from securepacs.audit.syslog_tls import Forwarder, SyslogTlsSender
 from securepacs.errors import Unavailable
 from securepacs.tls import client_context
 from securepacs_proxy.config import AuditDestinationSection
@@ -97,11 +99,11 @@ def auditor_main(pipe: socket.socket, *, snapshot: Snapshot) -> int:
 
 
 def _forwarder(snapshot: Snapshot, destination: AuditDestinationSection) -> Forwarder:
-    context = client_context(
-        destination.tls_profile, trust=destination.trust, certificate=destination.certificate, key=destination.key
+    context = partial(
+        client_context, destination.tls_profile, trust=destination.trust, certificate=destination.certificate, key=destination.key
     )
     folders = [spool_folder(snapshot, process) for process in spool_names(snapshot)]
-    sender = SyslogTlsSender(destination.host, destination.port, context)
+    sender = make_sender(Transport(destination.transport), destination.host, destination.port, context=context)
     return Forwarder(folders, sender, name=destination_name(destination))
 
 

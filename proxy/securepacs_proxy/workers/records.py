@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import socket
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+from securepacs.audit import senders
 from securepacs.audit.events import application_activity, participant, security_alert
 from securepacs.audit.message import ActiveParticipant, AuditMessage, EventOutcomeIndicator
 from securepacs.audit.sinks import SpoolSink
@@ -57,7 +57,7 @@ def open_spool(snapshot: Snapshot, process: str) -> Spool:
 
 def destination_name(destination: AuditDestinationSection) -> str:
     """Return the stable name of a destination, good for a file name."""
-    return re.sub(r"[^A-Za-z0-9.-]", "_", f"{destination.host}_{destination.port}")
+    return senders.destination_name(senders.Transport(destination.transport), destination.host, destination.port)
 
 
 def sink_of(spool: Spool) -> SpoolSink:

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Iterator
 from datetime import datetime
+from functools import lru_cache
 
 from securepacs.audit.grading import Verdict, grade
 from securepacs.audit.message import ActiveParticipant, AuditMessage
@@ -27,12 +28,13 @@ from securepacs.store.tables import moment_text
 
 # the common form of what `parse_record` reads: no structured data, no byte order mark
 _PLAIN_HEADER = re.compile(rb"<\d{1,3}>[1-9]\d{0,2} \S+ \S+ \S+ \S+ \S+ - (?=<AuditMessage)")
+_moment_text = lru_cache(maxsize=64)(moment_text)  # the records of a batch came at one moment
 _logger = logging.getLogger(__name__)
 
 
 def index(raw: bytes, received: datetime) -> Index:
     """Read a record and return what it is found by. Never fails: what cannot be read is indexed by its text."""
-    moment = moment_text(received)
+    moment = _moment_text(received)
     try:
         header = _PLAIN_HEADER.match(raw)
         quick = quick_index(raw[header.end() :] if header else parse_record(raw).msg, moment)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from secrets import token_bytes
 from typing import Any
 
@@ -48,6 +49,7 @@ class LogWriter:
         self._receiver = safe_token(receiver)
         self._tree: GrowingTree | None = None
         self._received = ""  # of the last leaf: recorded time never runs backwards
+        self._seen: datetime | None = None  # the moment `_received` includes: records of one batch share theirs
 
     def begin(self, connection: Connection) -> int:
         """Return how many leaves there are, after catching up with what other processes appended."""
@@ -57,7 +59,7 @@ class LogWriter:
         size = int(last.id) if last else 0
         if self._tree is None or self._tree.size != size:
             self._tree = load_tree(connection, size)
-        self._received = str(last.received) if last else ""
+        self._received, self._seen = str(last.received) if last else "", None
         return size
 
     def forget(self) -> None:
@@ -66,7 +68,8 @@ class LogWriter:
 
     def moment(self, receipt: Receipt) -> str:
         """Return the moment of receipt as it is recorded; call once for each record, in order."""
-        self._received = max(self._received, moment_text(receipt.received))
+        if receipt.received is not self._seen:
+            self._received, self._seen = max(self._received, moment_text(receipt.received)), receipt.received
         return self._received
 
     def append(

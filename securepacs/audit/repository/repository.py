@@ -24,11 +24,13 @@ from sqlalchemy.exc import ArgumentError
 
 from securepacs.audit import events
 from securepacs.audit.checkpoint import Checkpoint
+from securepacs.audit.forwarder import Supply
 from securepacs.audit.group import GroupCommit
 from securepacs.audit.log_entry import encode_ranges
 from securepacs.audit.message import ActiveParticipant, AuditMessage, AuditSourceIdentification
 from securepacs.audit.repository.checkpoints import make_checkpoint, newest_checkpoint, stamp
 from securepacs.audit.repository.export import export
+from securepacs.audit.repository.forwarding import store_supply
 from securepacs.audit.repository.grants import grant_append
 from securepacs.audit.repository.index import index
 from securepacs.audit.repository.log import Item, LogWriter, adopt, record_row
@@ -199,6 +201,13 @@ class Repository:
             raise UsageError(f"the repository has no octets of record {record_id}")
         return bytes(found)
 
+    def supply(self, positions: Path, name: str) -> Supply:
+        """Return the records for a `Forwarder` to destination `name`: from the first one on, or from where it was before.
+
+        The folder `positions` keeps how far each destination has come. Own records go too; records that repeat another do not.
+        """
+        return store_supply(self._engine, positions, name)
+
     def count(self) -> int:
         """Return how many records are stored, duplicates included."""
         with reading(self._engine) as connection:
@@ -248,7 +257,8 @@ class Repository:
             records.append(record_row(number, item, moments[-1], repeats[-1]))
         bulk_insert(connection, audit_record, records)
         bulk_insert(connection, audit_content, [(number, item.receipt.raw) for number, item in enumerate(items, first)])
-        terms = [(term, number) for number, item in enumerate(items, first) for term in item.index.terms]
+        # in the order of the table, so that neighbours are written together
+        terms = sorted([(term, number) for number, item in enumerate(items, first) for term in item.index.terms])
         bulk_insert(connection, audit_term, terms)
         self._log.append(connection, first, items, moments, repeats)
         for number, item in enumerate(items, first):

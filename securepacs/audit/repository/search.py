@@ -73,10 +73,16 @@ class AuditRecord:
     truncated: bool
     duplicate_of: int | None
 
+    @property
+    def authenticated(self) -> bool:
+        """Whether the sender showed a certificate that was verified; False for plain TCP, UDP and the repository's own records."""
+        return bool(self.peer_sha256)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON; moments in RFC 3339, UTC."""
         return {
             **asdict(self),
+            "authenticated": self.authenticated,
             "at": moment_text(self.at),
             "received": moment_text(self.received),
             "patients": list(self.patients),

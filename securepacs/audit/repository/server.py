@@ -1,57 +1,48 @@
-"""The repository's listener: syslog over mutual TLS (RFC 5425), a thread for each connection, durable before it is confirmed.
+"""The repository's listeners: syslog over mutual TLS (RFC 5425), and when asked for over plain TCP (RFC 6587) and UDP (RFC 5426).
 
-A peer that fails to authenticate becomes a Security Alert (Node Authentication), a flood of them one for each peer and minute
-(`audit.aggregate`). What a connection sent before it broke is kept, a cut-off record as truncated. The handshake never runs where
-it could block another connection. Quiet connections stay.
+A thread for each connection, durable before it is confirmed. A TLS peer that fails to authenticate becomes a Security Alert (Node
+Authentication), a flood of them one for each peer and minute (`audit.aggregate`). The handshake never runs where it could block
+another connection. Quiet connections stay. Nobody authenticates over plain TCP and UDP: what comes that way is stored with its
+transport and without a peer certificate, and that it may come is recorded at every start.
 """
 
 from __future__ import annotations
 
 import logging
-import select
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
 from types import TracebackType
 from typing import Self
 
-from cryptography import x509
-
 from securepacs.audit import events
 from securepacs.audit.aggregate import FailureAggregator, Refusals
-from securepacs.audit.framing import DEFAULT_LIMIT, Frame, FrameReader
+from securepacs.audit.framing import DEFAULT_LIMIT, FrameReader
 from securepacs.audit.message import AuditMessage, EventOutcomeIndicator
+from securepacs.audit.repository.acceptor import Acceptor
+from securepacs.audit.repository.datagrams import DatagramReceiver
 from securepacs.audit.repository.indexer import IndexerPool
 from securepacs.audit.repository.ingest import Ingest
-from securepacs.audit.repository.receipt import Receipt
 from securepacs.audit.repository.repository import Repository
-from securepacs.codes import NODE_AUTHENTICATION
+from securepacs.audit.repository.streams import Peer, authenticated_peer, receive, reset
+from securepacs.codes import AUDIT_RECORDING_STOPPED, NODE_AUTHENTICATION, SECURITY_CONFIGURATION, CodedValue
 from securepacs.errors import ConfigError, Unavailable
 
-TRANSPORT = "tls"
-_READ_SIZE = 64 * 1024
-_LOOK_SECONDS = 5.0  # how often refusals that were counted are looked after
-_BATCH = 128  # records handed on together while more is there to be read
-_STOP_SECONDS = 10.0
+TLS, TCP = "tls", "tcp"  # transports of receipts; the third is datagrams.TRANSPORT
+_DROPPED_SECONDS = 60.0  # at least so long between two alerts about dropped datagrams
+Address = tuple[str, int]
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Peer:
-    address: str
-    subject: str = ""
-    sha256: str = ""
 
 
 class RepositoryServer:
     """Listens once made; `start` begins to accept. `context` must require client certificates (ITI-19: mutual).
 
-    `indexers` processes read the XML of bursts (None: one for each core but one).
+    `unsafe_tcp` and `unsafe_udp` are addresses to take unprotected syslog at; none unless given. `indexers` processes read the XML
+    of bursts (None: one for each core but one).
     """
 
     def __init__(
@@ -61,6 +52,8 @@ class RepositoryServer:
         host: str,
         port: int,
         context: ssl.SSLContext,
+        unsafe_tcp: Address | None = None,
+        unsafe_udp: Address | None = None,
         record_limit: int = DEFAULT_LIMIT,
         max_connections: int = 500,
         handshake_seconds: float = 10.0,
@@ -72,49 +65,63 @@ class RepositoryServer:
         self._repository = repository
         self._context = context
         self._record_limit = record_limit
-        self._max_connections = max_connections
         self._handshake_seconds = handshake_seconds
         self._frame_seconds = frame_seconds
         self._pool = IndexerPool(indexers)
         self._refusals = FailureAggregator()
-        self._stopping = threading.Event()
+        self._dropped, self._dropped_told = 0, 0.0
         self._guard = threading.Lock()
-        self._connections: dict[threading.Thread, socket.socket] = {}
+        self._tcp: Acceptor | None = None
+        self._udp: DatagramReceiver | None = None
+        self._tls = Acceptor(
+            host, port, self._serve_tls, name="repository", max_connections=max_connections, idle=self._tell_due
+        )  # fmt: skip
         try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            self._listener = socket.create_server((host, port), family=family, backlog=128)
-        except OSError as error:
-            raise Unavailable(f"cannot listen on {host}:{port}: {error.strerror}", retryable=False) from None
-        self._thread = threading.Thread(target=self._accept, name="audit-repository-accept", daemon=True)
+            if unsafe_tcp is not None:
+                self._tcp = Acceptor(*unsafe_tcp, self._serve_tcp, name="repository-tcp", max_connections=max_connections)
+            if unsafe_udp is not None:
+                self._udp = DatagramReceiver(
+                    repository, *unsafe_udp, record_limit=record_limit, on_dropped=self._count_dropped
+                )  # fmt: skip
+        except Unavailable:
+            for each in (self._tls, self._tcp):
+                if each is not None:
+                    each.stop()
+            raise
 
     @property
     def port(self) -> int:
-        """The TCP port it listens on."""
-        return int(self._listener.getsockname()[1])
+        """The TCP port of the TLS listener."""
+        return self._tls.port
+
+    @property
+    def tcp_port(self) -> int:
+        """The port of the plain TCP listener; 0 when there is none."""
+        return self._tcp.port if self._tcp else 0
+
+    @property
+    def udp_port(self) -> int:
+        """The UDP port; 0 when there is none."""
+        return self._udp.port if self._udp else 0
 
     def start(self) -> None:
         """Record the start and accept connections."""
         self._activity(started=True)
-        self._thread.start()
+        self._tell_unprotected()
+        for each in (self._tls, self._tcp, self._udp):
+            if each is not None:
+                each.start()
 
     def stop(self) -> None:
         """End all connections, wait for what they handed over to be stored, and record the stop."""
-        self._stopping.set()
-        with suppress(OSError):  # a listener is never connected; this wakes accept
-            self._listener.shutdown(socket.SHUT_RDWR)
-        if self._thread.ident is not None:
-            self._thread.join(_STOP_SECONDS)
-        self._listener.close()
-        with self._guard:
-            standing = dict(self._connections)
-        for connection in standing.values():
-            _shut_down(connection)
-        for thread in standing:
-            thread.join(_STOP_SECONDS)
+        for each in (self._tls, self._tcp, self._udp):
+            if each is not None:
+                each.stop()
         self._pool.close()
         with self._guard:
-            told = self._refusals.end()
+            told, dropped, self._dropped = self._refusals.end(), self._dropped, 0
         self._tell(told)
+        self._tell_dropped(dropped)
         self._activity(started=False)
 
     def __enter__(self) -> Self:
@@ -124,60 +131,31 @@ class RepositoryServer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
-    # --- accepting ---------------------------------------------------------------------------------------------------
-    def _accept(self) -> None:
-        self._listener.settimeout(_LOOK_SECONDS)
-        while not self._stopping.is_set():
-            try:
-                plain, address = self._listener.accept()
-                plain.settimeout(None)
-            except TimeoutError:
-                self._tell_due()
-                continue
-            except OSError as error:
-                if not self._stopping.is_set():  # out of file descriptors, or the peer left while it waited
-                    _logger.error("audit repository: accepting failed: %s", error.strerror)
-                    self._stopping.wait(0.2)
-                continue
-            with self._guard:
-                full = len(self._connections) >= self._max_connections
-                if not full:
-                    full = not self._begin(plain, str(address[0]))
-            if full:
-                _logger.warning("audit repository: %d connections stand, one more was refused", self._max_connections)
-                plain.close()
-
-    def _begin(self, plain: socket.socket, address: str) -> bool:
-        """Start the thread of a connection; False when the system has no more threads."""
-        thread = threading.Thread(target=self._serve, args=(plain, address), name=f"audit-repository-{address}", daemon=True)
-        self._connections[thread] = plain
-        try:
-            thread.start()
-        except RuntimeError:
-            del self._connections[thread]
-            return False
-        return True
-
-    def _tell_due(self) -> None:
-        with self._guard:
-            told = self._refusals.due(at=datetime.now(UTC))
-        try:
-            self._tell(told)
-        except Unavailable as error:
-            _logger.error("audit repository: refusals cannot be recorded: %s", error)
-
     # --- one connection ----------------------------------------------------------------------------------------------
-    def _serve(self, plain: socket.socket, address: str) -> None:
+    def _serve_tls(self, plain: socket.socket, address: str) -> None:
+        with self._shaken_hands(plain, address) as connection:
+            if connection is None:
+                return
+            peer = authenticated_peer(connection, address)
+            if self._receive(connection, FrameReader(limit=self._record_limit), peer, TLS):
+                with suppress(OSError):  # answering close_notify tells the sender that all it sent is stored
+                    connection.settimeout(self._handshake_seconds)
+                    connection.unwrap()
+
+    def _serve_tcp(self, plain: socket.socket, address: str) -> None:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        reader = FrameReader(limit=self._record_limit, by_line=True)
+        if not self._receive(plain, reader, Peer(address), TCP):
+            reset(plain)
+
+    def _receive(self, connection: socket.socket, reader: FrameReader, peer: Peer, transport: str) -> bool:
+        """Return True when the stream ended in order and everything of it is durable."""
+        ingest = Ingest(self._repository, self._pool)
         try:
-            with self._shaken_hands(plain, address) as connection:
-                if connection is not None:
-                    self._receive(connection, _peer_of(connection, address))
+            return receive(connection, reader, ingest, peer, transport=transport, frame_seconds=self._frame_seconds)
         except Unavailable as error:  # the store failed: the sender keeps what was not stored and tries again
             _logger.error("audit repository: a connection was closed because records cannot be stored: %s", error)
-        finally:
-            plain.close()
-            with self._guard:
-                self._connections.pop(threading.current_thread(), None)
+            return False
 
     @contextmanager
     def _shaken_hands(self, plain: socket.socket, address: str) -> Iterator[ssl.SSLSocket | None]:
@@ -191,11 +169,8 @@ class RepositoryServer:
             _logger.info("audit repository: %s left before the handshake", address)
             yield None
             return
-        with self._guard:
-            self._connections[threading.current_thread()] = connection
         try:
-            if self._stopping.is_set():  # the stop may have come before it could see this connection
-                _shut_down(connection)
+            self._tls.replace(connection)
             connection.settimeout(self._handshake_seconds)
             refusal = _handshake(connection)
             if refusal is not None:
@@ -204,6 +179,7 @@ class RepositoryServer:
         finally:
             connection.close()
 
+    # --- what the repository records about itself --------------------------------------------------------------------
     def _refused(self, address: str, error: OSError) -> None:
         reason = (error.reason or "") if isinstance(error, ssl.SSLError) else (error.strerror or "time-out")
         if isinstance(error, ssl.SSLEOFError | ConnectionError):  # a port scan or a health check, no attempt to authenticate
@@ -212,88 +188,72 @@ class RepositoryServer:
         detail = f"{reason} {getattr(error, 'verify_message', '')}".strip()
         with self._guard:
             told = self._refusals.refused(address, detail, at=datetime.now(UTC))
-        self._tell(told)
+        try:
+            self._tell(told)
+        except Unavailable as failure:
+            _logger.error("audit repository: a refusal cannot be recorded: %s", failure)
+
+    def _count_dropped(self, count: int) -> None:
+        with self._guard:
+            self._dropped += count
+
+    def _tell_due(self) -> None:
+        dropped = 0
+        with self._guard:
+            told = self._refusals.due(at=datetime.now(UTC))
+            if self._dropped and time.monotonic() - self._dropped_told > _DROPPED_SECONDS:
+                dropped, self._dropped, self._dropped_told = self._dropped, 0, time.monotonic()
+        try:
+            self._tell(told)
+            self._tell_dropped(dropped)
+        except Unavailable as error:
+            _logger.error("audit repository: refusals cannot be recorded: %s", error)
 
     def _tell(self, told: list[Refusals]) -> None:
         for each in told:
             many = "" if each.count == 1 else f"{each.count} times since {each.since:%H:%M:%S}Z: "
-            self._note(
-                events.security_alert(
-                    source=self._repository.source,
-                    at=datetime.now(UTC),
-                    alert_type=NODE_AUTHENTICATION,
-                    reporter=events.participant(self._repository.source.AuditSourceID, host=self._repository.hostname),
-                    performers=(events.participant(each.peer, host=each.peer),),
-                    node_id=each.peer,
-                    alert_description=f"TLS handshake refused: {many}{each.reason}",
-                    outcome=EventOutcomeIndicator.SERIOUS_FAILURE,
-                )
+            self._alert(NODE_AUTHENTICATION, f"TLS handshake refused: {many}{each.reason}", peer=each.peer)
+
+    def _tell_dropped(self, count: int) -> None:
+        if count:
+            text = f"{count} datagrams were dropped: they came over UDP faster than they could be taken"
+            self._alert(AUDIT_RECORDING_STOPPED, text)
+
+    def _tell_unprotected(self) -> None:
+        ports = {"TCP": self.tcp_port, "UDP": self.udp_port}
+        if any(ports.values()):
+            where = ", ".join(f"{name} port {port}" for name, port in ports.items() if port)
+            _logger.info("audit repository: records of unauthenticated senders are taken: %s", where)
+            self._alert(
+                SECURITY_CONFIGURATION, f"records of unauthenticated senders are taken: {where}", EventOutcomeIndicator.SUCCESS
             )
 
-    def _receive(self, connection: ssl.SSLSocket, peer: _Peer) -> None:
-        """Read, store, read on. Returns when the peer is done, breaks the framing, or stalls inside a record."""
-        reader = FrameReader(limit=self._record_limit)
-        ingest = Ingest(self._repository, self._pool)
-        clean = False
-        try:
-            try:
-                clean = self._read(connection, reader, ingest, peer)
-            except OSError as error:
-                _logger.info("audit repository: connection of %s ended: %s", peer.address, error.strerror or "time-out")
-            if reader.error is not None:
-                _logger.warning("audit repository: %s broke the framing: %s", peer.address, reader.error)
-            if (rest := reader.end()) is not None:
-                self._store([rest], peer, ingest)
-            ingest.drain()
-        finally:
-            ingest.close()
-        if clean:
-            with suppress(OSError):  # answering close_notify tells the sender that all it sent is stored
-                connection.settimeout(self._handshake_seconds)
-                connection.unwrap()
-
-    def _read(self, connection: ssl.SSLSocket, reader: FrameReader, ingest: Ingest, peer: _Peer) -> bool:
-        """Take records until the stream ends; True when it ended between two of them."""
-        frames: list[Frame] = []
-        try:
-            while reader.error is None:
-                connection.settimeout(self._frame_seconds if reader.inside_frame else None)
-                data = connection.recv(_READ_SIZE)
-                if not data:
-                    return not reader.inside_frame
-                frames += reader.feed(data)
-                if len(frames) >= _BATCH or not (connection.pending() or _readable(connection)):
-                    self._store(frames, peer, ingest)
-                    frames = []
-        finally:
-            if frames:
-                self._store(frames, peer, ingest)
-        return False
-
-    def _store(self, frames: list[Frame], peer: _Peer, ingest: Ingest) -> None:
-        if not frames:
-            return
-        now = datetime.now(UTC)
-        receipts = [
-            Receipt.of_frame(
-                each,
-                received=now,
-                transport=TRANSPORT,
-                peer_address=peer.address,
-                peer_subject=peer.subject,
-                peer_sha256=peer.sha256,
-            )
-            for each in frames
-        ]
-        ingest.put(receipts, now)
-
-    def _activity(self, *, started: bool) -> None:
-        application = events.participant(self._repository.source.AuditSourceID, host=self._repository.hostname)
+    def _alert(
+        self,
+        kind: CodedValue,
+        description: str,
+        outcome: EventOutcomeIndicator = EventOutcomeIndicator.SERIOUS_FAILURE,
+        *,
+        peer: str = "",
+    ) -> None:
+        source = self._repository.source
         self._note(
-            events.application_activity(
-                source=self._repository.source, at=datetime.now(UTC), started=started, application=application
+            events.security_alert(
+                source=source,
+                at=datetime.now(UTC),
+                alert_type=kind,
+                reporter=events.participant(source.AuditSourceID, host=self._repository.hostname),
+                performers=(events.participant(peer, host=peer),) if peer else (),
+                node_id=peer or source.AuditSourceID,
+                alert_description=description,
+                outcome=outcome,
             )
         )
+
+    def _activity(self, *, started: bool) -> None:
+        source = self._repository.source
+        application = events.participant(source.AuditSourceID, host=self._repository.hostname)
+        self._note(events.application_activity(source=source, at=datetime.now(UTC), started=started, application=application))
 
     def _note(self, message: AuditMessage) -> None:
         self._repository.record(message, at=datetime.now(UTC))
@@ -305,26 +265,3 @@ def _handshake(connection: ssl.SSLSocket) -> OSError | None:
     except OSError as error:
         return error
     return None
-
-
-def _peer_of(connection: ssl.SSLSocket, address: str) -> _Peer:
-    der = connection.getpeercert(binary_form=True)
-    if der is None:  # cannot be with CERT_REQUIRED; a peer without certificate must never be taken for one that has
-        raise Unavailable("the TLS layer gave no peer certificate", retryable=False)
-    try:
-        subject = x509.load_der_x509_certificate(der).subject.rfc4514_string()
-    except ValueError:  # OpenSSL accepted what cryptography cannot parse; the digest identifies it
-        subject = ""
-    return _Peer(address, subject, sha256(der).hexdigest())
-
-
-def _readable(connection: ssl.SSLSocket) -> bool:
-    poll = select.poll()
-    poll.register(connection, select.POLLIN)
-    return bool(poll.poll(0))
-
-
-def _shut_down(connection: socket.socket) -> None:
-    """Wake the thread that reads from a connection; it closes it."""
-    with suppress(OSError):
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)

@@ -35,6 +35,7 @@ MAX_SHAPES = 1024
 MAX_SHAPE = 32_768  # characters; longer ones (lists of instances) are not worth keeping
 _TEXT = re.compile(r">([^<>]+)</")
 _VALUE, _TEXT_MARK = "\0", "\1"
+_PRINTABLE = bytes(range(0x20, 0x7F))
 _REFERENCES = ("&lt;", "&gt;", "&amp;", "&quot;", "&apos;")
 _MOMENT = re.compile(
     r"\d{4}-\d\d-\d\dT[0-2]\d:\d\d:[0-5]\d(?:\.\d{1,6})?(?:Z|[+-](?:(?:0\d|1[0-3]):[0-5]\d|14:00))", flags=re.ASCII
@@ -173,7 +174,13 @@ def _marked(key: str) -> str:
 
 def _plain(xml: str) -> bool:
     """Tell whether a message has no characters XML forbids or normalizes, and no references but the five everybody knows."""
-    return xml.isprintable() and ("&" not in xml or xml.count("&") == sum(map(xml.count, _REFERENCES)))
+    if xml.isascii():  # the same question, asked where it is answered much sooner
+        if xml.encode("ascii").translate(None, _PRINTABLE):
+            return False
+    elif not xml.isprintable():
+        return False
+    marks = xml.count("&")
+    return not marks or marks == xml.count("&amp;") or marks == sum(map(xml.count, _REFERENCES))
 
 
 def _unescaped(values: list[str]) -> list[str]:

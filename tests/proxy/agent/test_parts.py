@@ -36,6 +36,23 @@ def test_refusal_and_abort_are_what_the_standard_says() -> None:
     assert bytes.fromhex("07000000000400000200") == ABORT  # PS3.8 9.3.8
 
 
+@pytest.mark.parametrize(
+    ("lines", "key"),
+    [
+        ("", "audit.destination[0].trust"),
+        ('trust = ["root.pem"]\ncertificate = "own.pem"', "audit.destination[0].key"),
+        ('trust = ["root.pem"]\ntransport = "unsafe-udp"', "audit.destination[0].trust"),
+        ('transport = "udp"', "audit.destination.0.transport"),
+    ],
+)
+def test_destinations_of_records_meet_the_rules_of_the_gateway(tmp_path: Path, lines: str, key: str) -> None:
+    path = settings(tmp_path)
+    path.write_text(path.read_text() + f'[[audit.destination]]\nhost = "arr"\n{lines}\n')
+    with pytest.raises(ConfigError) as caught:
+        load_agent(path)
+    assert (caught.value.key or "").replace("[0]", ".0") == key.replace("[0]", ".0")
+
+
 @given(bodies=st.lists(st.binary(max_size=40), min_size=1, max_size=5), cuts=st.lists(st.integers(0, 250), max_size=6))
 def test_any_split_finds_the_same_boundaries(bodies: list[bytes], cuts: list[int]) -> None:
     stream = b"".join(b"\x04\x00" + len(body).to_bytes(4, "big") + body for body in bodies)
