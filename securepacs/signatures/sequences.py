@@ -133,10 +133,11 @@ def survey(dataset: EncodedDataSet, *, wanted: Path | None = None) -> Survey:
     stack = [_Open((), dataset.start, signed=False, pieces={})]
     sequences: list[tuple[Token, int]] = []  # open sequences and how many items each had
     scopes: list[Scope] = []
+    leaf = Part.ELEMENT
     for token in dataset.tokens():
-        part = token.part
-        if part is Part.ELEMENT:
-            if token.tag == PIXEL_REPRESENTATION and token.length == 2:
+        part = token[0]
+        if part is leaf:  # the bulk of every file
+            if token[1] == PIXEL_REPRESENTATION and token.length == 2:
                 stack[-1] = stack[-1]._replace(signed=sum(dataset.value(token)) == 1)
         elif part is Part.SEQUENCE:
             sequences.append((token, 0))
@@ -323,15 +324,20 @@ def next_mac_id(taken: frozenset[int] | set[int]) -> int:
 
 def encode_mac_parameters(mac_id: int, transfer_syntax: str, algorithm: str, tags: tuple[int, ...], encoding: Encoding) -> bytes:
     """Encode the content of a MAC Parameters item in the file's encoding; `tags` ascending."""
-    signed = struct.pack(f"<{2 * len(tags)}H", *[word for tag in tags for word in (tag >> 16, tag & 0xFFFF)])
     return b"".join(
         (
             encode_element(MAC_ID_NUMBER, b"US", struct.pack("<H", mac_id), encoding),
             encode_element(MAC_CALCULATION_TRANSFER_SYNTAX_UID, b"UI", transfer_syntax.encode(), encoding),
             encode_element(MAC_ALGORITHM, b"CS", algorithm.encode(), encoding),
-            encode_element(DATA_ELEMENTS_SIGNED, b"AT", signed, encoding),
+            encode_element(DATA_ELEMENTS_SIGNED, b"AT", _encode_tags(tags), encoding),
         )
     )
+
+
+@lru_cache(maxsize=64)
+def _encode_tags(tags: tuple[int, ...]) -> bytes:
+    """Encode a value of VR AT in little endian: the inverse of `_tags`."""
+    return struct.pack(f"<{2 * len(tags)}H", *[word for tag in tags for word in (tag >> 16, tag & 0xFFFF)])
 
 
 def encode_signature_head(mac_id: int, uid: str, date_time: str, encoding: Encoding) -> bytes:

@@ -11,6 +11,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
@@ -201,39 +202,47 @@ def _signable(dataset: EncodedDataSet, scope: Scope) -> frozenset[int]:
     Other software sorts elements when it reads; a MAC over an unsorted data set would never be reproduced.
     """
     last = [-1]
-    good: set[int] = set()
+    found: set[int] = set()
     spoilt: set[int] = set()
+    leaf = Part.ELEMENT
     top = 0
     for part, tag, vr, offset, _, length, depth in scope_tokens(dataset, scope):
-        if part is Part.ELEMENT or part is Part.SEQUENCE or part is Part.FRAGMENTS:
+        if part is leaf or part is Part.SEQUENCE or part is Part.FRAGMENTS:
             if tag <= last[-1]:
                 raise MalformedError("elements are not in ascending order", offset=offset, standard="PS3.5 7.1")
             last[-1] = tag
             if not depth:
                 top = tag
-                if profiles.is_signable_tag(tag):
-                    good.add(tag)
+                found.add(tag)
             # a value of more than 65535 bytes in a VR with a 16 bit length, as implicit VR allows, has no explicit VR form
-            if vr == b"UN" or (length > 0xFFFF and part is Part.ELEMENT and vr not in LONG_FORM):
+            if vr == b"UN" or (length > 0xFFFF and part is leaf and vr not in LONG_FORM):
                 spoilt.add(top)
         elif part is Part.ITEM:
             last.append(-1)
         elif part is Part.ITEM_END:
             last.pop()
-    return frozenset(good - spoilt)
+    return profiles.signable_of(frozenset(found - spoilt))
 
 
 def _choose(own: Outline, signable: frozenset[int], options: SigningOptions) -> tuple[int, ...]:
     """Return the tags to sign, ascending. UsageError when the profile's demands cannot be met by this data set."""
+    choose = _chosen if len(own.tags) <= profiles.MANY_TAGS else _chosen.__wrapped__
+    return choose(own, signable, options.profile, options.coverage, options.tags, _purpose(options, own))
+
+
+@lru_cache(maxsize=64)  # the images of a series are alike
+def _chosen(
+    own: Outline, signable: frozenset[int], profile: Profile, covers: Coverage | None, tags: tuple[int, ...], purpose: int | None
+) -> tuple[int, ...]:
     present = own.tags
-    named = frozenset(options.tags)
-    coverage = options.coverage or _DEFAULT_COVERAGE.get(options.profile)
+    named = frozenset(tags)
+    coverage = covers or _DEFAULT_COVERAGE.get(profile)
     wanted = set(named)
     if coverage is Coverage.ALL or (coverage is None and not named):
         wanted |= {tag for tag in signable if tag >> 16 != profiles.STATUS_GROUP}
     elif coverage is not None:
         wanted |= profiles.covered(coverage, present, own.traits) & signable
-    _demand(options, own, wanted)
+    _demand(profile, own, purpose, wanted)
     impossible = sorted(wanted - signable)
     if impossible:
         names = ", ".join(name_tag(tag) for tag in impossible)
@@ -244,9 +253,8 @@ def _choose(own: Outline, signable: frozenset[int], options: SigningOptions) -> 
     return tuple(sorted(wanted))
 
 
-def _demand(options: SigningOptions, own: Outline, wanted: set[int]) -> None:
+def _demand(profile: Profile, own: Outline, purpose: int | None, wanted: set[int]) -> None:
     """Add to `wanted` what the profile demands, whatever the coverage; UsageError when a mandatory element is missing."""
-    profile = options.profile
     if profile not in _DEFAULT_COVERAGE:
         return
     if profile is Profile.SR and not profiles.is_structured_report(own.tags):
@@ -257,7 +265,7 @@ def _demand(options: SigningOptions, own: Outline, wanted: set[int]) -> None:
         raise UsageError(f"the {profile} profile needs {names}", hint="use --profile base", standard="PS3.15 C")
     traits = own.traits
     if profile is Profile.SR:
-        traits = Traits(verified=traits.verified and _purpose(options, own) == profiles.VERIFICATION)
+        traits = Traits(verified=traits.verified and purpose == profiles.VERIFICATION)
     wanted |= profiles.required(_DEFAULT_COVERAGE[profile], own.tags, traits)
 
 
