@@ -5,7 +5,8 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from securepacs.dicom.elements import Buffer
@@ -31,33 +32,76 @@ def write_atomically(path: Path, pieces: Iterable[Buffer], *, mode: int | None =
 
     An existing file keeps its permissions; a new one gets `mode`, or what the umask allows.
     """
-    replace_file(path, pieces, mode)
+    file = PendingFile(path, pieces, default_mode() if mode is None else mode)
+    file.synchronize()
+    file.take_name()
     sync_folder(path.parent)
 
 
-def replace_file(path: Path, pieces: Iterable[Buffer], mode: int | None = None) -> None:
-    """Do as `write_atomically` without the last step: after a power cut the old content may be back, never a part of the new."""
-    temporary = path.parent / f".{path.name[:100]}.{secrets.token_hex(8)}.tmp"
-    created = False
+class PendingFile:
+    """A new content of `path` that is written in three steps: written under another name, synchronized, renamed.
+
+    After a power cut `path` holds the old content or all of the new one; the new one for certain after `sync_folder` as well. The
+    first step is done by the constructor. UsageError when one cannot be done; nothing is left behind then. `mode`: the permissions
+    of a new file; one that is replaced keeps its own.
+    """
+
+    __slots__ = ("_descriptor", "_temporary", "path")
+
+    def __init__(self, path: Path, pieces: Iterable[Buffer], mode: int) -> None:
+        self.path = path
+        self._temporary = path.parent / f".{path.name[:100]}.{secrets.token_hex(8)}.tmp"
+        self._descriptor = -1
+        with self._undone_on_error():
+            permissions = _permissions(path)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._descriptor = os.open(self._temporary, flags, 0o600)  # nobody else reads what is not yet complete
+            with os.fdopen(self._descriptor, "wb", closefd=False) as file:
+                for piece in pieces:
+                    file.write(piece)
+            os.fchmod(self._descriptor, mode if permissions is None else permissions)
+            # the disk begins now with what `synchronize` will wait for; by then other files may be on their way too
+            with suppress(OSError):
+                os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def synchronize(self) -> None:
+        """Wait until the content is on the disk."""
+        with self._undone_on_error():
+            os.fsync(self._descriptor)
+
+    def take_name(self) -> None:
+        """Let `path` be this content from now on."""
+        with self._undone_on_error():
+            self._temporary.replace(self.path)
+        self._close()
+
+    @contextmanager
+    def _undone_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            if self._descriptor >= 0:
+                self._close()
+                self._temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise UsageError(f"cannot write {self.path}: {error.strerror}") from None
+            raise
+
+    def _close(self) -> None:
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+
+def _permissions(path: Path) -> int | None:
     try:
-        permissions = path.stat().st_mode & 0o7777 if path.exists() else mode
-        if permissions is None:
-            permissions = 0o666 & ~_umask()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:  # nobody else reads what is not yet complete
-            created = True
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fchmod(file.fileno(), permissions)
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        created = False
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        if created:
-            temporary.unlink(missing_ok=True)
+        return path.stat().st_mode & 0o7777
+    except FileNotFoundError:
+        return None
+
+
+def default_mode() -> int:
+    """Return the permissions that the umask of the process leaves a new file."""
+    return 0o666 & ~_umask()
 
 
 def _umask() -> int:
