@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from typing import TypeVar
 
 from securepacs import codes
 from securepacs.dicom.elements import (
@@ -20,6 +21,7 @@ from securepacs.dicom.elements import (
     tokens,
     walk,
 )
+from securepacs.dicom.layout import Layout, Layouts
 from securepacs.errors import MalformedError
 
 PREAMBLE_SIZE = 128
@@ -29,6 +31,10 @@ _KEPT_TOKENS = 50_000  # about 12 MB; a data set with more structure is read ane
 
 TRANSFER_SYNTAX_UID = 0x00020010
 MEDIA_STORAGE_SOP_INSTANCE_UID = 0x00020003
+
+_LAYOUTS = Layouts()
+
+T = TypeVar("T")
 
 _JPIP_DEFLATE = ("1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205")
 
@@ -60,7 +66,7 @@ class EncodedDataSet:
     start: int
     end: int
     transfer_syntax: str
-    _kept: list[Token] = field(default_factory=list, init=False, repr=False, compare=False)
+    _kept: list[Layout] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def encoding(self) -> Encoding:
@@ -70,13 +76,25 @@ class EncodedDataSet:
     def tokens(self) -> Iterable[Token]:
         """Return the structure in file order; that of an ordinary data set is read once and remembered."""
         if self._kept:
-            return self._kept
-        found = tokens(self.view, self.start, encoding=self.encoding, end=self.end)
-        first = list(islice(found, _KEPT_TOKENS + 1))
-        if len(first) > _KEPT_TOKENS:
-            return chain(first, found)
-        self._kept[:] = first  # not extend: another thread may have been here
-        return self._kept
+            return self._kept[0].tokens
+        place = (self.view, self.start, self.end, self.encoding)
+        layout = _LAYOUTS.recall(*place)
+        if layout is None:
+            found = tokens(self.view, self.start, encoding=self.encoding, end=self.end)
+            first = list(islice(found, _KEPT_TOKENS + 1))
+            if len(first) > _KEPT_TOKENS:
+                return chain(first, found)
+            layout = _LAYOUTS.learn(first, *place)
+        self._kept[:] = [layout]  # not append: another thread may have been here
+        return layout.tokens
+
+    def derive(self, compute: Callable[..., T], *arguments: Hashable) -> T:
+        """Return compute(self.tokens(), *arguments), remembered with the structure.
+
+        `compute` is a function of a module, and depends on nothing but its arguments.
+        """
+        found = self.tokens()
+        return self._kept[0].derive(compute, *arguments) if self._kept else compute(found, *arguments)
 
     def elements(self) -> Iterator[Element]:
         """Yield the top-level elements in file order."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 
-from securepacs.dicom.elements import ITEM, Part
+from securepacs.dicom.elements import ITEM, Part, Token
 from securepacs.dicom.part10 import EncodedDataSet, compression_of
 from securepacs.errors import MalformedError
 from securepacs.signatures import profiles
@@ -34,6 +34,7 @@ from securepacs.signatures.sequences import (
     MacParameters,
     Scope,
     SignatureItem,
+    derive,
     scope_tokens,
 )
 
@@ -74,19 +75,24 @@ class Coverage:
 def outline(dataset: EncodedDataSet, scope: Scope | None = None) -> Outline:
     """Return what is in the outermost data set, or in the item of `scope`."""
     place = scope or Scope((), dataset.start, dataset.end, signed_pixels=False, mac_parameters=None, signatures=None)
-    tags: set[int] = set()
-    found = iter(scope_tokens(dataset, place))
-    while batch := list(islice(found, _STEP)):
-        tags.update([token[1] for token in batch if not token[6]])
-        if len(tags) > _MOST_ATTRIBUTES:
-            raise MalformedError(f"a signed data set has more than {_MOST_ATTRIBUTES} attributes", offset=batch[-1].offset)
-    verified = profiles.VERIFICATION_FLAG in tags and any(
+    attributes = derive(dataset, place, _attributes)
+    verified = profiles.VERIFICATION_FLAG in attributes and any(
         bytes(dataset.value(token)).strip(b" \0") == b"VERIFIED"
         for token in scope_tokens(dataset, place)
         if token.tag == profiles.VERIFICATION_FLAG and token.part is Part.ELEMENT and not token.depth
     )
-    attributes = frozenset([tag for tag in tags if tag & 0xFFFF and tag not in _NO_ATTRIBUTES])
     return Outline(attributes, Traits(profiles.CREATOR_VERSION_UID in attributes, verified))
+
+
+def _attributes(found: Iterable[Token]) -> frozenset[int]:
+    """Return the tags of depth 0, group lengths and signatures aside."""
+    tags: set[int] = set()
+    found = iter(found)
+    while batch := list(islice(found, _STEP)):
+        tags.update([token[1] for token in batch if not token[6]])
+        if len(tags) > _MOST_ATTRIBUTES:
+            raise MalformedError(f"a signed data set has more than {_MOST_ATTRIBUTES} attributes", offset=batch[-1].offset)
+    return frozenset([tag for tag in tags if tag & 0xFFFF and tag not in _NO_ATTRIBUTES])
 
 
 def measure(

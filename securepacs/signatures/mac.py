@@ -88,7 +88,18 @@ class MacStream:
 
         UnsignableError when a wanted sequence holds a UN at any depth; wanted elements that cannot be signed at all are left out.
         """
-        spans = _Spans(view, self.update)
+        self._feed(_Spans(view, self.update), view, tokens, wanted, encoding)
+
+    def follow(self, view: memoryview, plan: Plan) -> None:
+        """Emit what `plan` says, as `feed` would; `view` must hold the data set that was planned, or one laid out alike."""
+        for part in plan.parts:
+            self.update(part if isinstance(part, bytes) else view[part[0] : part[1]])
+        self.padded |= any(view[end - 1] in _PADS and _has_surplus(view, start, end, vr) for start, end, vr in plan.texts)
+        self.fragmented |= plan.fragmented
+        self.skipped += plan.skipped
+        self.seen.update(plan.seen)
+
+    def _feed(self, spans: _Spans, view: memoryview, tokens: Iterable[Token], wanted: Container[int], encoding: Encoding) -> None:
         plain = encoding == EXPLICIT_LITTLE and not self.reading.trimmed  # leaf elements are hashed as they are stored
         hashed = signable_of(wanted) if isinstance(wanted, frozenset) else _Signable(wanted)
         seen = self.seen
@@ -107,7 +118,7 @@ class MacStream:
                 if not plain:
                     self._emit_leaf(spans, view, token, encoding)
                     continue
-                if vr in TEXT and length and view[end - 1] in _PADS and _has_surplus(view, value_offset, end, vr):
+                if vr in TEXT and length and spans.surplus(value_offset, end, vr):
                     self.padded = True
                 if offset == spans.end:
                     spans.end = end
@@ -171,7 +182,7 @@ class MacStream:
 
     def _emit_leaf(self, spans: _Spans, view: memoryview, token: Token, encoding: Encoding) -> None:
         start, end = token.value_offset, token.value_offset + token.length
-        if token.vr in TEXT and token.length and _has_surplus(view, start, end, token.vr):
+        if token.vr in TEXT and token.length and spans.surplus(start, end, token.vr):
             self.padded = True
             if self.reading.trimmed:
                 value = _trim(bytes(view[start:end]), token.vr)
@@ -217,6 +228,55 @@ class _Spans:
         if self.end > self._start:
             self._update(self._view[self._start : self.end])
         self._start = self.end
+
+    def surplus(self, start: int, end: int, vr: bytes) -> bool:
+        """Return whether a text value, not empty, carries surplus padding."""
+        return self._view[end - 1] in _PADS and _has_surplus(self._view, start, end, vr)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The bit-exact stream of a data set in explicit VR little endian, as far as its structure tells.
+
+    `parts`: places in the data set, or bytes. `texts`: the text values, of which each may be padded. The rest as in MacStream.
+    """
+
+    parts: tuple[tuple[int, int] | bytes, ...]
+    texts: tuple[tuple[int, int, bytes], ...]
+    fragmented: bool
+    skipped: tuple[tuple[int, int], ...]
+    seen: dict[int, None]
+
+
+def plan(tokens: Iterable[Token], wanted: frozenset[int]) -> Plan:
+    """Plan the stream of the `wanted` elements. The errors are those of `MacStream.feed`."""
+    spans = _Planned()
+    stream = MacStream(update=len)
+    stream._feed(spans, memoryview(b""), tokens, wanted, EXPLICIT_LITTLE)
+    return Plan(tuple(spans.parts), tuple(spans.texts), stream.fragmented, tuple(stream.skipped), stream.seen)
+
+
+class _Planned(_Spans):
+    """Writes down what would be hashed, and looks at no value."""
+
+    __slots__ = ("parts", "texts")
+
+    def __init__(self) -> None:
+        super().__init__(memoryview(b""), self._literal)
+        self.parts: list[tuple[int, int] | bytes] = []
+        self.texts: list[tuple[int, int, bytes]] = []
+
+    def _literal(self, part: memoryview | bytes) -> None:
+        self.parts.append(bytes(part))
+
+    def flush(self) -> None:
+        if self.end > self._start:
+            self.parts.append((self._start, self.end))
+        self._start = self.end
+
+    def surplus(self, start: int, end: int, vr: bytes) -> bool:
+        self.texts.append((start, end, vr))
+        return False
 
 
 def _reserved(view: memoryview, token: Token, encoding: Encoding) -> bytes:

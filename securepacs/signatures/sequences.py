@@ -8,10 +8,10 @@ Decoding never raises for strange content: `problems` says what is wrong with an
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from securepacs.dicom.edit import Path, encode_element, encode_sequence, swap_words
 from securepacs.dicom.elements import UNDEFINED, Encoding, Part, Token, tokens
@@ -19,6 +19,8 @@ from securepacs.dicom.part10 import EncodedDataSet
 from securepacs.dicom.vr import ImplicitDictionary
 from securepacs.errors import MalformedError
 from securepacs.signatures.profiles import PURPOSE_SCHEME, PURPOSES
+
+T = TypeVar("T")
 
 MAC_PARAMETERS_SEQUENCE = 0x4FFE0001
 DIGITAL_SIGNATURES_SEQUENCE = 0xFFFAFFFA
@@ -133,11 +135,10 @@ def survey(dataset: EncodedDataSet, *, wanted: Path | None = None) -> Survey:
     stack = [_Open((), dataset.start, signed=False, pieces={})]
     sequences: list[tuple[Token, int]] = []  # open sequences and how many items each had
     scopes: list[Scope] = []
-    leaf = Part.ELEMENT
-    for token in dataset.tokens():
-        part = token[0]
-        if part is leaf:  # the bulk of every file
-            if token[1] == PIXEL_REPRESENTATION and token.length == 2:
+    for token in dataset.derive(_structure):
+        part = token.part
+        if part is Part.ELEMENT:
+            if token.length == 2:
                 stack[-1] = stack[-1]._replace(signed=sum(dataset.value(token)) == 1)
         elif part is Part.SEQUENCE:
             sequences.append((token, 0))
@@ -171,6 +172,14 @@ def survey(dataset: EncodedDataSet, *, wanted: Path | None = None) -> Survey:
     )
 
 
+def _structure(found: Iterable[Token]) -> Iterable[Token]:
+    """Return what is no leaf, or is Pixel Representation."""
+    leaf = Part.ELEMENT
+    if isinstance(found, list):
+        return [token for token in found if token[0] is not leaf or token[1] == PIXEL_REPRESENTATION]
+    return (token for token in found if token[0] is not leaf or token[1] == PIXEL_REPRESENTATION)
+
+
 def _reserved_bytes_set(dataset: EncodedDataSet, token: Token) -> bool:
     """Return whether the two reserved bytes of a long header are used for something; they are not hashed in signature sequences."""
     long_form = dataset.encoding.explicit and token.value_offset - token.offset == 12
@@ -191,6 +200,12 @@ def scope_tokens(dataset: EncodedDataSet, scope: Scope) -> Iterable[Token]:
         return dataset.tokens()
     dictionary = None if encoding.explicit else ImplicitDictionary(encoding.little, signed=scope.signed_pixels)
     return tokens(dataset.view, scope.start, encoding=encoding, end=scope.end, dictionary=dictionary)
+
+
+def derive(dataset: EncodedDataSet, scope: Scope, compute: Callable[..., T], *arguments: Hashable) -> T:
+    """Return compute(scope_tokens(dataset, scope), *arguments); that of a whole data set is remembered (EncodedDataSet.derive)."""
+    whole = dataset.encoding.explicit and (scope.start, scope.end) == (dataset.start, dataset.end)
+    return dataset.derive(compute, *arguments) if whole else compute(scope_tokens(dataset, scope), *arguments)
 
 
 def read_mac_parameters(dataset: EncodedDataSet, scope: Scope) -> list[MacParameters]:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from securepacs import codes
 from securepacs.dicom.edit import Path
-from securepacs.dicom.elements import Buffer, Part
+from securepacs.dicom.elements import Buffer, Part, Token
 from securepacs.dicom.files import write_atomically
 from securepacs.dicom.part10 import EncodedDataSet, compression_of, open_dataset
 from securepacs.dicom.vr import LONG_FORM
@@ -32,11 +32,11 @@ from securepacs.signatures.profiles import CREATION_ALGORITHMS, Coverage, Profil
 from securepacs.signatures.sequences import (
     Scope,
     Survey,
+    derive,
     encode_mac_parameters,
     encode_purpose,
     encode_signature_head,
     next_mac_id,
-    scope_tokens,
     survey,
 )
 from securepacs.signatures.values import format_date_time
@@ -165,7 +165,7 @@ def prepare(raw: Buffer, options: SigningOptions, *, drafts: tuple[Draft, ...] |
 
 def _drafts(dataset: EncodedDataSet, found: Survey, scope: Scope, options: SigningOptions) -> tuple[Draft, ...]:
     own = outline(dataset, scope)
-    signable = _signable(dataset, scope)
+    signable = derive(dataset, scope, _signable)
     plans = [_choose(own, signable, options)]
     if options.identity:
         plans.append(tuple(sorted(profiles.IDENTITY_COVERAGE.intersection(signable))))
@@ -196,7 +196,7 @@ def check_credential(credential: Credential, profile: Profile) -> None:
         raise UsageError("the private key does not belong to the certificate")
 
 
-def _signable(dataset: EncodedDataSet, scope: Scope) -> frozenset[int]:
+def _signable(tokens: Iterable[Token]) -> frozenset[int]:
     """Return the tags of a data set that may be in a MAC. MalformedError when the order of elements is not ascending at any depth.
 
     Other software sorts elements when it reads; a MAC over an unsorted data set would never be reproduced.
@@ -206,7 +206,7 @@ def _signable(dataset: EncodedDataSet, scope: Scope) -> frozenset[int]:
     spoilt: set[int] = set()
     leaf = Part.ELEMENT
     top = 0
-    for part, tag, vr, offset, _, length, depth in scope_tokens(dataset, scope):
+    for part, tag, vr, offset, _, length, depth in tokens:
         if part is leaf or part is Part.SEQUENCE or part is Part.FRAGMENTS:
             if tag <= last[-1]:
                 raise MalformedError("elements are not in ascending order", offset=offset, standard="PS3.5 7.1")
