@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,9 @@ from securepacs.dicom.elements import Buffer
 from securepacs.errors import UsageError
 
 _SMALL = 4 << 20  # bytes; below this a plain read is as fast as a mapping, and immune to the file being cut while it is read
+
+_MOST_HELD = 16 << 20  # bytes in memory of what was deflated
+_DISK = "/var/tmp"  # noqa: S108  (the file made there has no name)
 
 
 def map_file(path: Path) -> Buffer:
@@ -25,6 +29,35 @@ def map_file(path: Path) -> Buffer:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
+
+
+def hold(parts: Iterable[bytes]) -> memoryview:
+    """Keep what comes in parts: in memory when it is little, else in a temporary file without a name, mapped for reading.
+
+    The file is in TMPDIR, else in /var/tmp, which is on a disk where /tmp may be memory. UsageError when it has no room.
+    """
+    kept = bytearray()
+    source = iter(parts)
+    for part in source:
+        kept += part
+        if len(kept) > _MOST_HELD:
+            return _spilled(kept, source)
+    return memoryview(kept).toreadonly()
+
+
+def _spilled(first: bytearray, rest: Iterable[bytes]) -> memoryview:
+    folder = None if "TMPDIR" in os.environ or not os.access(_DISK, os.W_OK) else _DISK
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(first)
+            first.clear()
+            for part in rest:
+                file.write(part)
+            file.flush()
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        hint = "let TMPDIR name a folder with room for it"
+        raise UsageError(f"a large deflated data set finds no place on the disk: {error.strerror}", hint=hint) from None
 
 
 def write_atomically(path: Path, pieces: Iterable[Buffer], *, mode: int | None = None) -> None:
