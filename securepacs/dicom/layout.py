@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from threading import Lock
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from securepacs.dicom.elements import Encoding, Part, Token
@@ -72,12 +72,11 @@ def _reader(tokens: Sequence[Token], start: int) -> struct.Struct:
 
 
 class Layouts:
-    """Remembers the layouts that came last."""
+    """Remembers the layouts that came last. Threads may share it: each step on a dictionary is whole, and what is lost is read anew."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[int, int, Encoding], _Known] = OrderedDict()
         self._once: OrderedDict[tuple[int, int, Encoding], None] = OrderedDict()
-        self._lock = Lock()
 
     def recall(self, view: memoryview, start: int, end: int, encoding: Encoding) -> Layout | None:
         """Return the layout of view[start:end] if it is a known one."""
@@ -92,15 +91,18 @@ class Layouts:
         if any(token.part is Part.SEQUENCE and token.vr == b"UN" for token in tokens):  # its content is in implicit VR
             return layout
         place = (start, end, encoding)
-        with self._lock:
-            if place in self._once or place in self._known:
-                self._once.pop(place, None)
-                self._known[place] = _Known(layout, view, start)
-                self._known.move_to_end(place)
-                if len(self._known) > _MOST_LAYOUTS:
-                    self._known.popitem(last=False)
-            else:
-                self._once[place] = None
-                if len(self._once) > _MOST_PLACES:
-                    self._once.popitem(last=False)
+        if place in self._once or place in self._known:
+            self._once.pop(place, None)
+            self._known.pop(place, None)
+            self._known[place] = _Known(layout, view, start)
+            _shorten(self._known, _MOST_LAYOUTS)
+        else:
+            self._once[place] = None
+            _shorten(self._once, _MOST_PLACES)
         return layout
+
+
+def _shorten(places: OrderedDict[tuple[int, int, Encoding], Any], most: int) -> None:
+    if len(places) > most:
+        with suppress(KeyError):  # another thread was faster
+            places.popitem(last=False)

@@ -174,10 +174,8 @@ def survey(dataset: EncodedDataSet, *, wanted: Path | None = None) -> Survey:
 
 def _structure(found: Iterable[Token]) -> Iterable[Token]:
     """Return what is no leaf, or is Pixel Representation."""
-    leaf = Part.ELEMENT
-    if isinstance(found, list):
-        return [token for token in found if token[0] is not leaf or token[1] == PIXEL_REPRESENTATION]
-    return (token for token in found if token[0] is not leaf or token[1] == PIXEL_REPRESENTATION)
+    chosen = (token for token in found if token[0] is not Part.ELEMENT or token[1] == PIXEL_REPRESENTATION)
+    return list(chosen) if isinstance(found, list) else chosen
 
 
 def _reserved_bytes_set(dataset: EncodedDataSet, token: Token) -> bool:
