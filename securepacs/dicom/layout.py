@@ -72,7 +72,7 @@ def _reader(tokens: Sequence[Token], start: int) -> struct.Struct:
 
 
 class Layouts:
-    """Remembers the layouts that came last. Threads may share it: each step on a dictionary is whole, and what is lost is read anew."""
+    """Remembers the layouts that came last. Threads may share it: each step on a dictionary is whole, what is lost is read anew."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[int, int, Encoding], _Known] = OrderedDict()
