@@ -160,16 +160,16 @@ def open_dataset(data: Buffer) -> EncodedDataSet:
     view = memoryview(data)
     if not head.deflated:
         return EncodedDataSet(view, head.dataset_offset, len(view), head.transfer_syntax)
-    plain = hold(inflated(view[head.dataset_offset :], offset=head.dataset_offset))
+    plain = hold(inflate_pieces(view[head.dataset_offset :], offset=head.dataset_offset))
     return EncodedDataSet(plain, 0, len(plain), head.transfer_syntax)
 
 
 def inflate(data: Buffer, *, limit: int = MAX_INFLATED, offset: int = 0) -> bytes:
-    """Return all of `inflated` at once."""
-    return b"".join(inflated(data, limit=limit, offset=offset))
+    """Return all of `inflate_pieces` at once."""
+    return b"".join(inflate_pieces(data, limit=limit, offset=offset))
 
 
-def inflated(data: Buffer, *, limit: int = MAX_INFLATED, offset: int = 0) -> Iterator[bytes]:
+def inflate_pieces(data: Buffer, *, limit: int = MAX_INFLATED, offset: int = 0) -> Iterator[bytes]:
     """Inflate a raw deflate stream (RFC 1951) piece by piece, up to `limit` bytes; `offset` is added to the position in errors."""
     stream = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
     view = memoryview(data)
@@ -191,7 +191,7 @@ def inflated(data: Buffer, *, limit: int = MAX_INFLATED, offset: int = 0) -> Ite
         yield part
 
 
-def deflated(pieces: Iterable[Buffer]) -> Iterator[bytes]:
+def deflate_pieces(pieces: Iterable[Buffer]) -> Iterator[bytes]:
     """Deflate a data set given in pieces, and pad it to even length (PS3.5 A.5)."""
     stream = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     size = 0
@@ -206,5 +206,5 @@ def deflated(pieces: Iterable[Buffer]) -> Iterator[bytes]:
 
 
 def deflate(data: Buffer) -> bytes:
-    """Return all of `deflated` at once."""
-    return b"".join(deflated([data]))
+    """Return all of `deflate_pieces` at once."""
+    return b"".join(deflate_pieces([data]))

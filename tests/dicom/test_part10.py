@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from securepacs.dicom.elements import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
-from securepacs.dicom.part10 import compression_of, deflate, deflated, encoding_of, inflate, is_deflated, open_dataset, read_part10
+from securepacs.dicom.part10 import (
+    compression_of,
+    deflate,
+    deflate_pieces,
+    encoding_of,
+    inflate,
+    is_deflated,
+    open_dataset,
+    read_part10,
+)
 from securepacs.errors import MalformedError, UsageError
 from tests.support.encoded import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, RLE, element, part10
 from tests.support.samples import sample
@@ -97,7 +106,7 @@ def test_a_large_deflated_data_set_is_kept_in_a_file_without_a_name(tmp_path: Pa
 
 @given(st.lists(st.binary(max_size=3000), max_size=5))
 def test_deflating_in_pieces_is_deflating_the_whole(pieces: list[bytes]) -> None:
-    packed = b"".join(deflated(pieces))
+    packed = b"".join(deflate_pieces(pieces))
     assert len(packed) % 2 == 0
     assert inflate(packed) == b"".join(pieces)
 
