@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from securepacs.cli import output
-from securepacs.cli.paths import cache_folder, files_in, parse_moment, printable
+from securepacs.cli.paths import files_in, parse_moment, printable
+from securepacs.cli.trusting import AllowHostOption, CrlOption, IntermediatesOption, OnlineOption, read_policy
 from securepacs.errors import SecurePacsError, UsageError
 
 if TYPE_CHECKING:
@@ -26,14 +27,6 @@ FilesArgument = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Si
 TrustOption = Annotated[list[Path], typer.Option("--trust", help="Certificates to trust, old roots included: PEM file or folder.")]
 TimestampTrustOption = Annotated[
     list[Path] | None, typer.Option("--timestamp-trust", help="Whom to trust for time stamps instead: PEM file or folder.")
-]
-IntermediatesOption = Annotated[list[Path] | None, typer.Option("--intermediates", help="CA certificates that help.")]
-CrlOption = Annotated[list[Path] | None, typer.Option("--crl", help="Certificate revocation list; repeatable.")]
-AllowHostOption = Annotated[
-    list[str] | None, typer.Option("--allow-host", metavar="HOST", help="Ask this host although it is not public; repeatable.")
-]
-OnlineOption = Annotated[
-    bool, typer.Option("--online/--offline", help="Ask the revocation services that certificates name, or do not.")
 ]
 TsaOption = Annotated[str, typer.Option("--tsa", metavar="URL", help="Time stamp authority (RFC 3161).")]
 DigestOption = Annotated[str, typer.Option("--digest", help="sha256|sha384|sha512.")]
@@ -55,7 +48,7 @@ def collect(
     replace: Annotated[bool, typer.Option("--replace", help="Collect anew where there is evidence already.")] = False,
 ) -> None:
     """Verify signed files and write evidence beside each: FILE.evidence.json, under a time stamp."""
-    policy = _policy(trust, timestamp_trust, intermediates, crl, online, allow_host)
+    policy = read_policy(trust, intermediates, crl, online=online, allow_host=allow_host, timestamp_trust=timestamp_trust)
     _each(files, partial(_collect_one, policy=policy, tsa=tsa, digest=_known(digest), replace=replace))
 
 
@@ -76,7 +69,7 @@ def renew(
     ] = None,
 ) -> None:
     """Put a new time stamp over files and their evidence, before the last authority's certificate ends or its hash gets weak."""
-    policy = _policy(trust, timestamp_trust, intermediates, crl, online, allow_host)
+    policy = read_policy(trust, intermediates, crl, online=online, allow_host=allow_host, timestamp_trust=timestamp_trust)
     _each(files, partial(_renew_one, policy=policy, tsa=tsa, digest=_known(digest), due_within=due_within))
 
 
@@ -94,7 +87,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Judge signed files by the evidence beside them; only the revocation of the newest authority can need the network."""
-    policy = _policy(trust, timestamp_trust, intermediates, crl, online, allow_host)
+    policy = read_policy(trust, intermediates, crl, online=online, allow_host=allow_host, timestamp_trust=timestamp_trust)
     _each(files, partial(_verify_one, policy=policy, at=parse_moment(at) if at else None, as_json=as_json), as_json=as_json)
 
 
@@ -200,27 +193,6 @@ def _each(files: Iterable[Path], work: Callable[[Path], int], *, as_json: bool =
             else:
                 output.print_error(error, file=printable(path))
     raise SystemExit(output.worst_of_files(codes))
-
-
-def _policy(
-    trust: list[Path],
-    timestamp_trust: list[Path] | None,
-    intermediates: list[Path] | None,
-    crl: list[Path] | None,
-    online: bool,
-    allow_host: list[str] | None,
-) -> TrustPolicy:
-    from securepacs.trust import TrustPolicy
-
-    return TrustPolicy.from_files(
-        trust,
-        intermediates=intermediates or (),
-        crls=crl or (),
-        online=online,
-        timestamp_trust=timestamp_trust,
-        allowed_hosts=allow_host or (),
-        cache_folder=cache_folder() if online else None,
-    )
 
 
 def _known(digest: str) -> str:

@@ -23,6 +23,7 @@ from securepacs.cli.keys import (
     credential_from,
 )
 from securepacs.cli.paths import files_in, outputs_for, printable
+from securepacs.cli.trusting import AllowHostOption, CrlOption, IntermediatesOption, OnlineOption, read_policy
 from securepacs.errors import ConfigError, IntegrityFailure, SecurePacsError, UsageError
 
 if TYPE_CHECKING:
@@ -85,11 +86,10 @@ def authorize(
     token: TokenOption = None,
     pin_file: PinFileOption = None,
     pin_env: PinEnvOption = None,
-    intermediates: Annotated[list[Path] | None, typer.Option("--intermediates", help="CA certificates that help.")] = None,
-    crl: Annotated[list[Path] | None, typer.Option("--crl", help="Certificate revocation list; repeatable.")] = None,
-    online: Annotated[
-        bool, typer.Option("--online/--offline", help="Ask the revocation services that certificates name, or do not.")
-    ] = True,
+    intermediates: IntermediatesOption = None,
+    crl: CrlOption = None,
+    online: OnlineOption = True,
+    allow_host: AllowHostOption = None,
     role: Annotated[str, typer.Option("--role", help="Role that the signer's certificate must carry.")] = "radiologist",
     holder: Annotated[str | None, typer.Option("--holder", metavar="AE", help="AE title that must hold the originals.")] = None,
     equipment: EquipmentOption = "",
@@ -103,9 +103,8 @@ def authorize(
     brings it up to date.
     """
     from securepacs import originals
-    from securepacs.trust import TrustPolicy
 
-    policy = TrustPolicy.from_files(trust, intermediates=intermediates or (), crls=crl or (), online=online)
+    policy = read_policy(trust, intermediates, crl, online=online, allow_host=allow_host)
     if key_object.exists():
         raise UsageError(f"{key_object} exists already", hint="a key object is evidence: name a new file")
     registry, sources = _registry(store), files_in(files)

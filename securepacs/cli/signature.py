@@ -20,6 +20,7 @@ from securepacs.cli.keys import (
     credential_from,
 )
 from securepacs.cli.paths import files_in, outputs_for, parse_moment, printable
+from securepacs.cli.trusting import AllowHostOption, CrlOption, IntermediatesOption, OnlineOption, read_policy
 from securepacs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -134,11 +135,10 @@ def study(
     document: Annotated[Path, typer.Argument(metavar="KO.dcm", help="The signed manifest.")],
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="The instances: files, or folders of them.")],
     trust: Annotated[list[Path], typer.Option("--trust", help="Certificates to trust: PEM file or folder.")],
-    intermediates: Annotated[list[Path] | None, typer.Option("--intermediates", help="CA certificates that help.")] = None,
-    crl: Annotated[list[Path] | None, typer.Option("--crl", help="Certificate revocation list; repeatable.")] = None,
-    online: Annotated[
-        bool, typer.Option("--online/--offline", help="Ask the revocation services that certificates name, or do not.")
-    ] = True,
+    intermediates: IntermediatesOption = None,
+    crl: CrlOption = None,
+    online: OnlineOption = True,
+    allow_host: AllowHostOption = None,
     at: Annotated[str | None, typer.Option("--at", metavar="RFC3339", help="Judge as of this moment.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
@@ -147,9 +147,8 @@ def study(
     Ends with 0 only if the manifest passes and the study is exactly what it names.
     """
     from securepacs.signatures import Verifier, check_study
-    from securepacs.trust import TrustPolicy
 
-    policy = TrustPolicy.from_files(trust, intermediates=intermediates or (), crls=crl or (), online=online)
+    policy = read_policy(trust, intermediates, crl, online=online, allow_host=allow_host)
     verifier = Verifier(policy, parse_moment(at) if at else datetime.now(UTC))
     report = check_study(document, files_in(files), verifier)
     if as_json:

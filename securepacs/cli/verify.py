@@ -12,6 +12,7 @@ import typer
 
 from securepacs.cli import output
 from securepacs.cli.paths import parse_moment, printable
+from securepacs.cli.trusting import AllowHostOption, CrlOption, IntermediatesOption, OnlineOption
 from securepacs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,14 +27,10 @@ MAX_WORKERS = 64
 def verify(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="DICOM files, folders of them, or a DICOMDIR.")],
     trust: Annotated[list[Path], typer.Option("--trust", help="Certificates to trust: PEM file or folder.")],
-    intermediates: Annotated[list[Path] | None, typer.Option("--intermediates", help="CA certificates that help.")] = None,
-    crl: Annotated[list[Path] | None, typer.Option("--crl", help="Certificate revocation list; repeatable.")] = None,
-    online: Annotated[
-        bool, typer.Option("--online/--offline", help="Ask the revocation services that certificates name, or do not.")
-    ] = True,
-    allow_host: Annotated[
-        list[str] | None, typer.Option("--allow-host", metavar="HOST", help="Ask this host although it is not public; repeatable.")
-    ] = None,
+    intermediates: IntermediatesOption = None,
+    crl: CrlOption = None,
+    online: OnlineOption = True,
+    allow_host: AllowHostOption = None,
     at: Annotated[str | None, typer.Option("--at", metavar="RFC3339", help="Judge as of this moment.")] = None,
     require: Annotated[
         list[str] | None, typer.Option("--require", help="creator|authorization|sr: fail without such a signature; repeatable.")

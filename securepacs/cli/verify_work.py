@@ -11,7 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from securepacs.cli.paths import cache_folder, files_in, readable
+from securepacs.cli.paths import files_in, readable
+from securepacs.cli.trusting import read_policy
 from securepacs.errors import MalformedError, SecurePacsError
 
 if TYPE_CHECKING:
@@ -47,16 +48,8 @@ class Question:
         """Read the certificates and build the verifier. ConfigError when there is nobody to trust."""
         from securepacs.signatures.lookup import InstanceIndex
         from securepacs.signatures.verify import Verifier
-        from securepacs.trust import TrustPolicy
 
-        policy = TrustPolicy.from_files(
-            self.trust,
-            intermediates=self.intermediates,
-            crls=self.crls,
-            online=self.online,
-            allowed_hosts=self.allowed_hosts,
-            cache_folder=cache_folder() if self.online else None,
-        )
+        policy = read_policy(self.trust, self.intermediates, self.crls, online=self.online, allow_host=self.allowed_hosts)
         index = InstanceIndex(target for target in targets_in(self.places) if isinstance(target, Path))
         return Verifier(
             policy, self.at, self.require, self.bit_exact, self.allow_weak_hash, self.trust_signing_time, references=index

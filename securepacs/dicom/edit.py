@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from securepacs.dicom.elements import ITEM, UNDEFINED, Buffer, Encoding, Part, Token
-from securepacs.dicom.part10 import EncodedDataSet, deflate, open_dataset, read_part10
+from securepacs.dicom.part10 import EncodedDataSet, deflate_pieces, open_dataset, read_part10
 from securepacs.dicom.vr import LONG_FORM, PADDING, WORD_SIZE
 from securepacs.errors import MalformedError, UsageError
 
@@ -83,7 +83,7 @@ def join_pieces(part10: Buffer, pieces: Sequence[Buffer]) -> list[Buffer]:
     """Return the pieces of the whole file: its old head, then the spliced data set, deflated when the file is."""
     head = read_part10(part10)
     start = memoryview(part10)[: head.dataset_offset]
-    return [start, deflate(b"".join(pieces))] if head.deflated else [start, *pieces]
+    return [start, *deflate_pieces(pieces)] if head.deflated else [start, *pieces]
 
 
 def splice(dataset: EncodedDataSet, changes: Changes, *, path: Path = ()) -> list[memoryview]:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from securepacs.dicom.elements import Buffer
 from securepacs.errors import UsageError
 
 _SMALL = 4 << 20  # bytes; below this a plain read is as fast as a mapping, and immune to the file being cut while it is read
+
+_MOST_HELD = 16 << 20  # bytes in memory of what was deflated
+_DISK = "/var/tmp"  # noqa: S108  (the file made there has no name)
 
 
 def map_file(path: Path) -> Buffer:
@@ -26,38 +31,110 @@ def map_file(path: Path) -> Buffer:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
 
 
+def hold(parts: Iterable[bytes]) -> memoryview:
+    """Keep what comes in parts: in memory when it is little, else in a temporary file without a name, mapped for reading.
+
+    The file is in TMPDIR, else in /var/tmp, which is on a disk where /tmp may be memory. UsageError when it has no room.
+    """
+    kept = bytearray()
+    source = iter(parts)
+    for part in source:
+        kept += part
+        if len(kept) > _MOST_HELD:
+            return _spilled(kept, source)
+    return memoryview(kept).toreadonly()
+
+
+def _spilled(first: bytearray, rest: Iterable[bytes]) -> memoryview:
+    folder = None if "TMPDIR" in os.environ or not os.access(_DISK, os.W_OK) else _DISK
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(first)
+            first.clear()
+            for part in rest:
+                file.write(part)
+            file.flush()
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        hint = "let TMPDIR name a folder with room for it"
+        raise UsageError(f"a large deflated data set finds no place on the disk: {error.strerror}", hint=hint) from None
+
+
 def write_atomically(path: Path, pieces: Iterable[Buffer], *, mode: int | None = None) -> None:
     """Write a file so that `path` holds the old content or all of the new one: temporary file, fsync, rename, fsync of the folder.
 
     An existing file keeps its permissions; a new one gets `mode`, or what the umask allows.
     """
-    replace_file(path, pieces, mode)
+    file = PendingFile(path, pieces, default_mode() if mode is None else mode)
+    file.synchronize()
+    file.take_name()
     sync_folder(path.parent)
 
 
-def replace_file(path: Path, pieces: Iterable[Buffer], mode: int | None = None) -> None:
-    """Do as `write_atomically` without the last step: after a power cut the old content may be back, never a part of the new."""
-    temporary = path.parent / f".{path.name[:100]}.{secrets.token_hex(8)}.tmp"
-    created = False
+class PendingFile:
+    """A new content of `path` that is written in three steps: written under another name, synchronized, renamed.
+
+    After a power cut `path` holds the old content or all of the new one; the new one for certain after `sync_folder` as well. The
+    first step is done by the constructor. UsageError when one cannot be done; nothing is left behind then. `mode`: the permissions
+    of a new file; one that is replaced keeps its own.
+    """
+
+    __slots__ = ("_descriptor", "_temporary", "path")
+
+    def __init__(self, path: Path, pieces: Iterable[Buffer], mode: int) -> None:
+        self.path = path
+        self._temporary = path.parent / f".{path.name[:100]}.{secrets.token_hex(8)}.tmp"
+        self._descriptor = -1
+        with self._undone_on_error():
+            permissions = _permissions(path)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._descriptor = os.open(self._temporary, flags, 0o600)  # nobody else reads what is not yet complete
+            with os.fdopen(self._descriptor, "wb", closefd=False) as file:
+                for piece in pieces:
+                    file.write(piece)
+            os.fchmod(self._descriptor, mode if permissions is None else permissions)
+            # the disk begins now with what `synchronize` will wait for; by then other files may be on their way too
+            with suppress(OSError):
+                os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def synchronize(self) -> None:
+        """Wait until the content is on the disk."""
+        with self._undone_on_error():
+            os.fsync(self._descriptor)
+
+    def take_name(self) -> None:
+        """Let `path` be this content from now on."""
+        with self._undone_on_error():
+            self._temporary.replace(self.path)
+        self._close()
+
+    @contextmanager
+    def _undone_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            if self._descriptor >= 0:
+                self._close()
+                self._temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise UsageError(f"cannot write {self.path}: {error.strerror}") from None
+            raise
+
+    def _close(self) -> None:
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+
+def _permissions(path: Path) -> int | None:
     try:
-        permissions = path.stat().st_mode & 0o7777 if path.exists() else mode
-        if permissions is None:
-            permissions = 0o666 & ~_umask()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:  # nobody else reads what is not yet complete
-            created = True
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fchmod(file.fileno(), permissions)
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        created = False
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        if created:
-            temporary.unlink(missing_ok=True)
+        return path.stat().st_mode & 0o7777
+    except FileNotFoundError:
+        return None
+
+
+def default_mode() -> int:
+    """Return the permissions that the umask of the process leaves a new file."""
+    return 0o666 & ~_umask()
 
 
 def _umask() -> int:

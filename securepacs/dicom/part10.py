@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from typing import TypeVar
 
 from securepacs import codes
 from securepacs.dicom.elements import (
@@ -20,15 +21,22 @@ from securepacs.dicom.elements import (
     tokens,
     walk,
 )
+from securepacs.dicom.files import hold
+from securepacs.dicom.layout import Layout, Layouts
 from securepacs.errors import MalformedError
 
 PREAMBLE_SIZE = 128
 MAX_INFLATED = 2**31  # bytes; a deflated data set that grows beyond this is refused
 _INFLATE_STEP = 1 << 20
+_DEFLATED_STEP = 1 << 16
 _KEPT_TOKENS = 50_000  # about 12 MB; a data set with more structure is read anew each time
 
 TRANSFER_SYNTAX_UID = 0x00020010
 MEDIA_STORAGE_SOP_INSTANCE_UID = 0x00020003
+
+_LAYOUTS = Layouts()
+
+T = TypeVar("T")
 
 _JPIP_DEFLATE = ("1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205")
 
@@ -54,13 +62,16 @@ class Part10:
 
 @dataclass(frozen=True, slots=True)
 class EncodedDataSet:
-    """A data set in its encoded form: `view[start:end]`. For a deflated file `view` is the inflated data set alone."""
+    """A data set in its encoded form: `view[start:end]`. For a deflated file `view` is the inflated data set alone.
+
+    A large one that was deflated is in an unnamed temporary file, of which `view` is a mapping (docs/adr/0033).
+    """
 
     view: memoryview
     start: int
     end: int
     transfer_syntax: str
-    _kept: list[Token] = field(default_factory=list, init=False, repr=False, compare=False)
+    _kept: list[Layout] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def encoding(self) -> Encoding:
@@ -70,13 +81,25 @@ class EncodedDataSet:
     def tokens(self) -> Iterable[Token]:
         """Return the structure in file order; that of an ordinary data set is read once and remembered."""
         if self._kept:
-            return self._kept
-        found = tokens(self.view, self.start, encoding=self.encoding, end=self.end)
-        first = list(islice(found, _KEPT_TOKENS + 1))
-        if len(first) > _KEPT_TOKENS:
-            return chain(first, found)
-        self._kept[:] = first  # not extend: another thread may have been here
-        return self._kept
+            return self._kept[0].tokens
+        place = (self.view, self.start, self.end, self.encoding)
+        layout = _LAYOUTS.recall(*place)
+        if layout is None:
+            found = tokens(self.view, self.start, encoding=self.encoding, end=self.end)
+            first = list(islice(found, _KEPT_TOKENS + 1))
+            if len(first) > _KEPT_TOKENS:
+                return chain(first, found)
+            layout = _LAYOUTS.learn(first, *place)
+        self._kept[:] = [layout]  # not append: another thread may have been here
+        return layout.tokens
+
+    def derive(self, compute: Callable[..., T], *arguments: Hashable) -> T:
+        """Return compute(self.tokens(), *arguments), remembered with the structure.
+
+        `compute` is a function of a module, and depends on nothing but its arguments.
+        """
+        found = self.tokens()
+        return self._kept[0].derive(compute, *arguments) if self._kept else compute(found, *arguments)
 
     def elements(self) -> Iterator[Element]:
         """Yield the top-level elements in file order."""
@@ -137,32 +160,51 @@ def open_dataset(data: Buffer) -> EncodedDataSet:
     view = memoryview(data)
     if not head.deflated:
         return EncodedDataSet(view, head.dataset_offset, len(view), head.transfer_syntax)
-    inflated = memoryview(inflate(view[head.dataset_offset :], offset=head.dataset_offset))
-    return EncodedDataSet(inflated, 0, len(inflated), head.transfer_syntax)
+    plain = hold(inflate_pieces(view[head.dataset_offset :], offset=head.dataset_offset))
+    return EncodedDataSet(plain, 0, len(plain), head.transfer_syntax)
 
 
 def inflate(data: Buffer, *, limit: int = MAX_INFLATED, offset: int = 0) -> bytes:
-    """Inflate a raw deflate stream (RFC 1951) up to `limit` bytes; `offset` is added to the position in errors."""
+    """Return all of `inflate_pieces` at once."""
+    return b"".join(inflate_pieces(data, limit=limit, offset=offset))
+
+
+def inflate_pieces(data: Buffer, *, limit: int = MAX_INFLATED, offset: int = 0) -> Iterator[bytes]:
+    """Inflate a raw deflate stream (RFC 1951) piece by piece, up to `limit` bytes; `offset` is added to the position in errors."""
     stream = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
-    parts: list[bytes] = []
-    size, pending = 0, bytes(data)
+    view = memoryview(data)
+    size = position = 0
     while not stream.eof:
+        pending = stream.unconsumed_tail
+        if not pending:
+            pending = bytes(view[position : position + _DEFLATED_STEP])
+            position += len(pending)
         try:
             part = stream.decompress(pending, _INFLATE_STEP)
         except zlib.error:
             raise MalformedError("the deflated data set is damaged", offset=offset, standard="PS3.5 A.5") from None
-        pending = stream.unconsumed_tail
         size += len(part)
         if size > limit:
             raise MalformedError(f"the deflated data set grows beyond {limit} bytes", offset=offset)
         if not part and not pending and not stream.eof:
-            raise MalformedError("the deflated data set is cut off", offset=offset + len(data), standard="PS3.5 A.5")
-        parts.append(part)
-    return b"".join(parts)
+            raise MalformedError("the deflated data set is cut off", offset=offset + len(view), standard="PS3.5 A.5")
+        yield part
+
+
+def deflate_pieces(pieces: Iterable[Buffer]) -> Iterator[bytes]:
+    """Deflate a data set given in pieces, and pad it to even length (PS3.5 A.5)."""
+    stream = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    size = 0
+    for piece in pieces:
+        view = memoryview(piece)
+        for start in range(0, len(view), _INFLATE_STEP):
+            packed = stream.compress(view[start : start + _INFLATE_STEP])
+            size += len(packed)
+            yield packed
+    packed = stream.flush()
+    yield packed + b"\0" * ((size + len(packed)) % 2)
 
 
 def deflate(data: Buffer) -> bytes:
-    """Deflate a data set and pad it to even length (PS3.5 A.5)."""
-    stream = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    packed = stream.compress(data) + stream.flush()
-    return packed + b"\0" * (len(packed) % 2)
+    """Return all of `deflate_pieces` at once."""
+    return b"".join(deflate_pieces([data]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Container
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import TypeAlias
@@ -19,13 +20,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
-from securepacs.dicom.elements import tokens
+from securepacs.dicom.elements import EXPLICIT_LITTLE, tokens
 from securepacs.dicom.part10 import EncodedDataSet
 from securepacs.errors import MalformedError
-from securepacs.signatures.mac import BIT_EXACT, NOT_HASHED, MacStream, Reading
+from securepacs.signatures.mac import BIT_EXACT, NOT_HASHED, MacStream, Reading, plan
 from securepacs.signatures.profiles import ALGORITHMS
 from securepacs.signatures.sequences import (
     Scope,
+    derive,
     scope_tokens,
 )
 from securepacs.signatures.values import der_value
@@ -102,6 +104,33 @@ def read_certificate(raw: bytes) -> x509.Certificate:
     return certificate
 
 
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """What a verifier asks a certificate for each signature anew. `key` is None when its kind cannot sign in DICOM."""
+
+    certificate: x509.Certificate
+    key: PublicKey | None
+    subject: str
+    fingerprint: bytes  # SHA-256
+    not_before: datetime
+    not_after: datetime
+
+
+@lru_cache(maxsize=256)
+def read_signer(raw: bytes) -> Signer:
+    """Read a Certificate of Signer as `read_certificate` does."""
+    certificate = read_certificate(raw)
+    key = certificate.public_key()
+    return Signer(
+        certificate,
+        key if isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey | dsa.DSAPublicKey) else None,
+        certificate.subject.rfc4514_string(),
+        certificate.fingerprint(hashes.SHA256()),
+        certificate.not_valid_before_utc,
+        certificate.not_valid_after_utc,
+    )
+
+
 def digest(
     dataset: EncodedDataSet,
     scope: Scope,
@@ -116,7 +145,11 @@ def digest(
     """
     state = hashlib.new(ALGORITHMS[mac_algorithm], usedforsecurity=False)
     stream = MacStream(state.update, reading)
-    stream.feed(dataset.view, scope_tokens(dataset, scope), wanted, dataset.encoding)
+    found = scope_tokens(dataset, scope)
+    if reading == BIT_EXACT and dataset.encoding == EXPLICIT_LITTLE and isinstance(wanted, frozenset) and isinstance(found, list):
+        stream.follow(dataset.view, derive(dataset, scope, plan, wanted))
+    else:
+        stream.feed(dataset.view, found, wanted, dataset.encoding)
     view, start, end = item
     tail = MacStream(state.update, reading)
     tail.feed(view, tokens(view, start, encoding=dataset.encoding, end=end), HASHED, dataset.encoding)

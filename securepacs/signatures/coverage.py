@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 
-from securepacs.dicom.elements import ITEM, Part
+from securepacs.dicom.elements import ITEM, Part, Token
 from securepacs.dicom.part10 import EncodedDataSet, compression_of
 from securepacs.errors import MalformedError
 from securepacs.signatures import profiles
@@ -33,10 +34,12 @@ from securepacs.signatures.sequences import (
     MacParameters,
     Scope,
     SignatureItem,
+    derive,
     scope_tokens,
 )
 
 _MOST_ATTRIBUTES = 65_536  # PS3.6 has some 5000
+_STEP = 4096  # elements looked at together
 _ITEM_TAG = re.compile(rb"\xfe\xff\x00\xe0", re.DOTALL)
 _NO_ATTRIBUTES = frozenset({MAC_PARAMETERS_SEQUENCE, DIGITAL_SIGNATURES_SEQUENCE, ITEM})
 _LISTS = {
@@ -72,20 +75,24 @@ class Coverage:
 def outline(dataset: EncodedDataSet, scope: Scope | None = None) -> Outline:
     """Return what is in the outermost data set, or in the item of `scope`."""
     place = scope or Scope((), dataset.start, dataset.end, signed_pixels=False, mac_parameters=None, signatures=None)
-    tags: set[int] = set()
-    for token in scope_tokens(dataset, place):
-        if not token.depth:
-            tags.add(token.tag)
-            if len(tags) > _MOST_ATTRIBUTES:
-                raise MalformedError(f"a signed data set has more than {_MOST_ATTRIBUTES} attributes", offset=token.offset)
-    tags -= _NO_ATTRIBUTES
-    verified = profiles.VERIFICATION_FLAG in tags and any(
+    attributes = derive(dataset, place, _attributes)
+    verified = profiles.VERIFICATION_FLAG in attributes and any(
         bytes(dataset.value(token)).strip(b" \0") == b"VERIFIED"
         for token in scope_tokens(dataset, place)
         if token.tag == profiles.VERIFICATION_FLAG and token.part is Part.ELEMENT and not token.depth
     )
-    attributes = frozenset(tag for tag in tags if tag & 0xFFFF)
     return Outline(attributes, Traits(profiles.CREATOR_VERSION_UID in attributes, verified))
+
+
+def _attributes(found: Iterable[Token]) -> frozenset[int]:
+    """Return the tags of depth 0, group lengths and signatures aside."""
+    tags: set[int] = set()
+    found = iter(found)
+    while batch := list(islice(found, _STEP)):
+        tags.update([token[1] for token in batch if not token[6]])
+        if len(tags) > _MOST_ATTRIBUTES:
+            raise MalformedError(f"a signed data set has more than {_MOST_ATTRIBUTES} attributes", offset=batch[-1].offset)
+    return frozenset([tag for tag in tags if tag & 0xFFFF and tag not in _NO_ATTRIBUTES])
 
 
 def measure(
@@ -101,7 +108,8 @@ def measure(
     """Measure a signature from what its MAC stream has met. `in_profiles`: whether its key is one the profiles allow."""
     own = outline(dataset, scope) if scope.path else outermost
     seen = frozenset(stream.seen)
-    coverage = _measure(own, outermost, seen, parameters.tags, parameters.algorithm, in_profiles, scope.path == (), purpose)
+    count = _measure if len(own.tags) + len(outermost.tags) <= profiles.MANY_TAGS else _measure.__wrapped__
+    coverage = count(own, outermost, seen, parameters.tags, parameters.algorithm, in_profiles, scope.path == (), purpose)
     warnings = coverage.warnings
     if not seen.isdisjoint(PIXEL_TAGS) and _embeds_item_tag(dataset, scope):
         warnings = (*warnings, "fragment-embeds-item-tag")

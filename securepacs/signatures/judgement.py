@@ -18,15 +18,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 
 from securepacs import codes
 from securepacs.dicom.edit import format_path
 from securepacs.dicom.part10 import EncodedDataSet, compression_of
 from securepacs.errors import MalformedError, UsageError, VerificationError
-from securepacs.signatures.check import Checked, Fit, PublicKey, check, read_certificate
+from securepacs.signatures.check import Checked, Fit, PublicKey, Signer, check, read_signer
 from securepacs.signatures.coverage import Coverage, Outline, measure, open_ranges
 from securepacs.signatures.mac import UnsignableError
 from securepacs.signatures.profiles import AGEING_ALGORITHMS, ALGORITHMS, WEAK_ALGORITHMS
@@ -68,11 +66,11 @@ class Rules:
     trust_signing_time: bool = False
     _paths: dict[tuple[bytes, datetime], PathResult] = field(default_factory=dict, repr=False)
 
-    def path(self, certificate: x509.Certificate, at: datetime) -> PathResult:
+    def path(self, signer: Signer, at: datetime) -> PathResult:
         """Return the verdict about a signer certificate at a moment, remembered per certificate and moment."""
-        key = (certificate.fingerprint(hashes.SHA256()), at)
+        key = (signer.fingerprint, at)
         if key not in self._paths:
-            self._paths[key] = validate(certificate, policy=self.policy, at=at, purpose=Purpose.SIGNER)
+            self._paths[key] = validate(signer.certificate, policy=self.policy, at=at, purpose=Purpose.SIGNER)
         return self._paths[key]
 
 
@@ -96,7 +94,7 @@ class Judgement:
         self.outermost = outermost
         self.findings: list[Finding] = []
         self.warnings: list[str] = []
-        self.certificate: x509.Certificate | None = None
+        self.signer: Signer | None = None
         self.key: PublicKey | None = None
         self.stamped: datetime | None = None
         self.claimed: datetime | None = None
@@ -112,9 +110,9 @@ class Judgement:
         if checked is not None and parameters is not None:
             self._judge_reading(checked, parameters)
             self._judge_algorithms(parameters.algorithm)
-        if self.certificate is not None:
+        if self.signer is not None:
             self._verify_timestamp()
-            self._judge_certificate(self.certificate)
+            self._judge_certificate(self.signer)
         return self._put_together(parameters, checked)
 
     # --- step 1: MAC Parameters of the same data set ---------------------------------------------------------------
@@ -235,17 +233,17 @@ class Judgement:
             return signature
 
     # --- step 6: the signer's certificate --------------------------------------------------------------------------
-    def _judge_certificate(self, certificate: x509.Certificate) -> None:
+    def _judge_certificate(self, signer: Signer) -> None:
         now = self.rules.now
         moment = self.stamped or now
-        expired = moment > certificate.not_valid_after_utc
+        expired = moment > signer.not_after
         claimed = self.claimed
-        if claimed is not None and not certificate.not_valid_before_utc <= claimed <= certificate.not_valid_after_utc:
+        if claimed is not None and not signer.not_before <= claimed <= signer.not_after:
             reason = "the claimed signing time lies outside the validity of the certificate"
             self._fail(INDETERMINATE, "OUT_OF_BOUNDS_NO_POE", reason)
-        if expired and claimed is not None and claimed <= certificate.not_valid_after_utc:
-            moment = self._judge_expired(certificate, claimed)
-        path = self.rules.path(certificate, moment)
+        if expired and claimed is not None and claimed <= signer.not_after:
+            moment = self._judge_expired(signer, claimed)
+        path = self.rules.path(signer, moment)
         self.warnings += path.warnings
         revoked = path.revocation_time
         if revoked is not None and revoked <= now and (self.stamped is None or self.stamped >= revoked):
@@ -253,28 +251,26 @@ class Judgement:
         elif path.indication is not Indication.TOTAL_PASSED:
             self._fail(str(path.indication), str(path.sub_indication), path.detail)
 
-    def _judge_expired(self, certificate: x509.Certificate, claimed: datetime) -> datetime:
+    def _judge_expired(self, signer: Signer, claimed: datetime) -> datetime:
         """Certificate expired, no time stamp: return the moment to judge the path at, so that other reasons still show."""
         if self.rules.trust_signing_time:
             self.warnings.append("signing-time-trusted")
         else:
             reason = "the certificate has expired, and nothing proves that the signature is older"
             self._fail(INDETERMINATE, "OUT_OF_BOUNDS_NO_POE", reason)
-        return max(claimed, certificate.not_valid_before_utc)
+        return max(claimed, signer.not_before)
 
     # --- reading ---------------------------------------------------------------------------------------------------
     def _read_certificate(self) -> None:
         if not self.item.certificate:
             return
         try:
-            self.certificate = read_certificate(self.item.certificate)
-            key = self.certificate.public_key()
+            self.signer = read_signer(self.item.certificate)
         except MalformedError as error:
             self._fail(INDETERMINATE, "FORMAT_FAILURE", error.message)
             return
-        if isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey | dsa.DSAPublicKey):
-            self.key = key
-        else:
+        self.key = self.signer.key
+        if self.key is None:
             self._fail(INDETERMINATE, "FORMAT_FAILURE", "the kind of key in the certificate cannot sign in DICOM")
 
     def _read_claimed_time(self) -> None:
@@ -314,7 +310,7 @@ class Judgement:
             profile=coverage.profile,
             mac_algorithm=parameters.algorithm if parameters else "",
             signature_algorithm=name_key(self.key),
-            signer=self.certificate.subject.rfc4514_string() if self.certificate else "",
+            signer=self.signer.subject if self.signer else "",
             signing_time=self.claimed,
             timestamp=self.stamped,
             indication=verdict.indication,

@@ -21,12 +21,13 @@ from securepacs.dicom.edit import swap_words
 from securepacs.dicom.elements import EXPLICIT_LITTLE, PIXEL_DATA, Encoding, Part, Token
 from securepacs.dicom.vr import LONG_FORM, TEXT
 from securepacs.errors import MalformedError
-from securepacs.signatures.profiles import is_signable_tag
+from securepacs.signatures.profiles import is_signable_tag, signable_of
 
 _MOST_SKIPPED = 100_000  # a data set of that many attributes does not exist; a file made to exhaust memory may
 _ITEM = b"\xfe\xff\x00\xe0"
 _SEQUENCE_END = b"\xfe\xff\xdd\xe0"
 _PAD = {b"UI": b"\0"}
+_PADS = b"\0 "
 _OPENING = (Part.SEQUENCE, Part.FRAGMENTS)
 _CLOSING = (Part.SEQUENCE_END, Part.FRAGMENTS_END)
 
@@ -46,6 +47,16 @@ class Reading(NamedTuple):
 
 
 BIT_EXACT = Reading()
+
+
+class _Signable:
+    """The set of those tags in `wanted` that may be in a MAC, for a `wanted` that cannot be listed."""
+
+    def __init__(self, wanted: Container[int]) -> None:
+        self._wanted = wanted
+
+    def __contains__(self, tag: object) -> bool:
+        return isinstance(tag, int) and tag in self._wanted and is_signable_tag(tag)
 
 
 class UnsignableError(MalformedError):
@@ -77,8 +88,20 @@ class MacStream:
 
         UnsignableError when a wanted sequence holds a UN at any depth; wanted elements that cannot be signed at all are left out.
         """
-        spans = _Spans(view, self.update)
+        self._feed(_Spans(view, self.update), view, tokens, wanted, encoding)
+
+    def follow(self, view: memoryview, plan: Plan) -> None:
+        """Emit what `plan` says, as `feed` would; `view` must hold the data set that was planned, or one laid out alike."""
+        for part in plan.parts:
+            self.update(part if isinstance(part, bytes) else view[part[0] : part[1]])
+        self.padded |= any(view[end - 1] in _PADS and _has_surplus(view, start, end, vr) for start, end, vr in plan.texts)
+        self.fragmented |= plan.fragmented
+        self.skipped += plan.skipped
+        self.seen.update(plan.seen)
+
+    def _feed(self, spans: _Spans, view: memoryview, tokens: Iterable[Token], wanted: Container[int], encoding: Encoding) -> None:
         plain = encoding == EXPLICIT_LITTLE and not self.reading.trimmed  # leaf elements are hashed as they are stored
+        hashed = signable_of(wanted) if isinstance(wanted, frozenset) else _Signable(wanted)
         seen = self.seen
         inside = False  # within a wanted top-level sequence
         top = 0  # where the last top-level sequence began
@@ -88,20 +111,23 @@ class MacStream:
             part, tag, vr, offset, value_offset, length, depth = token
             if part is leaf and not depth:  # the bulk of every file
                 end = value_offset + length
-                if tag not in wanted or vr == b"UN" or not is_signable_tag(tag):
+                if tag not in hashed or vr == b"UN":
                     self._skip(offset, end)
                     continue
                 seen[tag] = None
-                if not plain or (vr in TEXT and length and view[end - 1] in b"\0 "):
+                if not plain:
                     self._emit_leaf(spans, view, token, encoding)
-                elif offset == spans.end:
+                    continue
+                if vr in TEXT and length and spans.surplus(value_offset, end, vr):
+                    self.padded = True
+                if offset == spans.end:
                     spans.end = end
                 else:
                     spans.extend(offset, end)
                 continue
             if not depth and part not in _CLOSING and part is not fragment:
                 top = offset
-                inside = tag in wanted and vr != b"UN" and is_signable_tag(tag)
+                inside = tag in hashed and vr != b"UN"
                 if inside:
                     seen[tag] = None
             if not inside:
@@ -156,7 +182,7 @@ class MacStream:
 
     def _emit_leaf(self, spans: _Spans, view: memoryview, token: Token, encoding: Encoding) -> None:
         start, end = token.value_offset, token.value_offset + token.length
-        if token.vr in TEXT and token.length and _has_surplus(view[start:end], token.vr):
+        if token.vr in TEXT and token.length and spans.surplus(start, end, token.vr):
             self.padded = True
             if self.reading.trimmed:
                 value = _trim(bytes(view[start:end]), token.vr)
@@ -203,6 +229,55 @@ class _Spans:
             self._update(self._view[self._start : self.end])
         self._start = self.end
 
+    def surplus(self, start: int, end: int, vr: bytes) -> bool:
+        """Return whether a text value, not empty, carries surplus padding."""
+        return self._view[end - 1] in _PADS and _has_surplus(self._view, start, end, vr)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The bit-exact stream of a data set in explicit VR little endian, as far as its structure tells.
+
+    `parts`: places in the data set, or bytes. `texts`: the text values, of which each may be padded. The rest as in MacStream.
+    """
+
+    parts: tuple[tuple[int, int] | bytes, ...]
+    texts: tuple[tuple[int, int, bytes], ...]
+    fragmented: bool
+    skipped: tuple[tuple[int, int], ...]
+    seen: dict[int, None]
+
+
+def plan(tokens: Iterable[Token], wanted: frozenset[int]) -> Plan:
+    """Plan the stream of the `wanted` elements. The errors are those of `MacStream.feed`."""
+    spans = _Planned()
+    stream = MacStream(update=len)
+    stream._feed(spans, memoryview(b""), tokens, wanted, EXPLICIT_LITTLE)
+    return Plan(tuple(spans.parts), tuple(spans.texts), stream.fragmented, tuple(stream.skipped), stream.seen)
+
+
+class _Planned(_Spans):
+    """Writes down what would be hashed, and looks at no value."""
+
+    __slots__ = ("parts", "texts")
+
+    def __init__(self) -> None:
+        super().__init__(memoryview(b""), self._literal)
+        self.parts: list[tuple[int, int] | bytes] = []
+        self.texts: list[tuple[int, int, bytes]] = []
+
+    def _literal(self, part: memoryview | bytes) -> None:
+        self.parts.append(bytes(part))
+
+    def flush(self) -> None:
+        if self.end > self._start:
+            self.parts.append((self._start, self.end))
+        self._start = self.end
+
+    def surplus(self, start: int, end: int, vr: bytes) -> bool:
+        self.texts.append((start, end, vr))
+        return False
+
 
 def _reserved(view: memoryview, token: Token, encoding: Encoding) -> bytes:
     """Return the reserved field of a long header as it stands, so that nobody can use it unnoticed; zeros in implicit VR."""
@@ -223,12 +298,13 @@ def _head(tag: int, vr: bytes, length: int | None = None, *, offset: int | None 
     return start + struct.pack("<H", length)
 
 
-def _has_surplus(value: memoryview, vr: bytes) -> bool:
-    """Return whether trimming would change the value: more than the one pad byte that even length may need."""
-    last = value[-1]
-    if last not in (0, 0x20):
+def _has_surplus(view: memoryview, start: int, end: int, vr: bytes) -> bool:
+    """Return whether trimming would change the value view[start:end]: more than the one pad byte that even length may need."""
+    last = view[end - 1]
+    if last not in _PADS:
         return False
-    return len(value) % 2 == 1 or len(value) < 2 or value[-2] in (0, 0x20) or last != _PAD.get(vr, b" ")[0]
+    length = end - start
+    return length % 2 == 1 or length < 2 or view[end - 2] in _PADS or last != (0 if vr == b"UI" else 0x20)
 
 
 def _trim(value: bytes, vr: bytes) -> bytes:

@@ -57,6 +57,8 @@ CREATION_ALGORITHMS = {"sha256": "SHA256", "sha384": "SHA384", "sha512": "SHA512
 WEAK_ALGORITHMS = frozenset({"MD5", "SHA1"})  # refused unless the verifier allows them
 AGEING_ALGORITHMS = frozenset({"RIPEMD160"})  # no attack known, 160 bits only: accepted with a warning
 
+MANY_TAGS = 4096  # what is found out about a data set with more attributes is not worth its place in memory
+
 # CID 7007 Signature Purpose; matched by value and designator, the meaning is only recommended
 PURPOSE_SCHEME = "ASTM-sigpurpose"
 PURPOSES = {
@@ -283,6 +285,16 @@ def is_signable_tag(tag: int) -> bool:
     group = tag >> 16
     barred = tag & 0xFFFF == 0 or group < 0x0008 or group == 0xFFFA
     return not (barred or tag in (0x00080001, 0x4FFE0001, 0xFFFCFFFC, 0xFFFEE00D))
+
+
+def signable_of(tags: frozenset[int]) -> frozenset[int]:
+    """Return those of `tags` that `is_signable_tag`."""
+    return _signable_of(tags) if len(tags) <= MANY_TAGS else frozenset(filter(is_signable_tag, tags))
+
+
+@lru_cache(maxsize=64)  # the images of a series are alike
+def _signable_of(tags: frozenset[int]) -> frozenset[int]:
+    return frozenset(filter(is_signable_tag, tags))
 
 
 def parse_tag(text: str) -> int:

@@ -8,10 +8,10 @@ Decoding never raises for strange content: `problems` says what is wrong with an
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from securepacs.dicom.edit import Path, encode_element, encode_sequence, swap_words
 from securepacs.dicom.elements import UNDEFINED, Encoding, Part, Token, tokens
@@ -19,6 +19,8 @@ from securepacs.dicom.part10 import EncodedDataSet
 from securepacs.dicom.vr import ImplicitDictionary
 from securepacs.errors import MalformedError
 from securepacs.signatures.profiles import PURPOSE_SCHEME, PURPOSES
+
+T = TypeVar("T")
 
 MAC_PARAMETERS_SEQUENCE = 0x4FFE0001
 DIGITAL_SIGNATURES_SEQUENCE = 0xFFFAFFFA
@@ -133,10 +135,10 @@ def survey(dataset: EncodedDataSet, *, wanted: Path | None = None) -> Survey:
     stack = [_Open((), dataset.start, signed=False, pieces={})]
     sequences: list[tuple[Token, int]] = []  # open sequences and how many items each had
     scopes: list[Scope] = []
-    for token in dataset.tokens():
+    for token in dataset.derive(_structure):
         part = token.part
         if part is Part.ELEMENT:
-            if token.tag == PIXEL_REPRESENTATION and token.length == 2:
+            if token.length == 2:
                 stack[-1] = stack[-1]._replace(signed=sum(dataset.value(token)) == 1)
         elif part is Part.SEQUENCE:
             sequences.append((token, 0))
@@ -170,6 +172,12 @@ def survey(dataset: EncodedDataSet, *, wanted: Path | None = None) -> Survey:
     )
 
 
+def _structure(found: Iterable[Token]) -> Iterable[Token]:
+    """Return what is no leaf, or is Pixel Representation."""
+    chosen = (token for token in found if token[0] is not Part.ELEMENT or token[1] == PIXEL_REPRESENTATION)
+    return list(chosen) if isinstance(found, list) else chosen
+
+
 def _reserved_bytes_set(dataset: EncodedDataSet, token: Token) -> bool:
     """Return whether the two reserved bytes of a long header are used for something; they are not hashed in signature sequences."""
     long_form = dataset.encoding.explicit and token.value_offset - token.offset == 12
@@ -190,6 +198,12 @@ def scope_tokens(dataset: EncodedDataSet, scope: Scope) -> Iterable[Token]:
         return dataset.tokens()
     dictionary = None if encoding.explicit else ImplicitDictionary(encoding.little, signed=scope.signed_pixels)
     return tokens(dataset.view, scope.start, encoding=encoding, end=scope.end, dictionary=dictionary)
+
+
+def derive(dataset: EncodedDataSet, scope: Scope, compute: Callable[..., T], *arguments: Hashable) -> T:
+    """Return compute(scope_tokens(dataset, scope), *arguments); that of a whole data set is remembered (EncodedDataSet.derive)."""
+    whole = dataset.encoding.explicit and (scope.start, scope.end) == (dataset.start, dataset.end)
+    return dataset.derive(compute, *arguments) if whole else compute(scope_tokens(dataset, scope), *arguments)
 
 
 def read_mac_parameters(dataset: EncodedDataSet, scope: Scope) -> list[MacParameters]:
@@ -323,15 +337,20 @@ def next_mac_id(taken: frozenset[int] | set[int]) -> int:
 
 def encode_mac_parameters(mac_id: int, transfer_syntax: str, algorithm: str, tags: tuple[int, ...], encoding: Encoding) -> bytes:
     """Encode the content of a MAC Parameters item in the file's encoding; `tags` ascending."""
-    signed = struct.pack(f"<{2 * len(tags)}H", *[word for tag in tags for word in (tag >> 16, tag & 0xFFFF)])
     return b"".join(
         (
             encode_element(MAC_ID_NUMBER, b"US", struct.pack("<H", mac_id), encoding),
             encode_element(MAC_CALCULATION_TRANSFER_SYNTAX_UID, b"UI", transfer_syntax.encode(), encoding),
             encode_element(MAC_ALGORITHM, b"CS", algorithm.encode(), encoding),
-            encode_element(DATA_ELEMENTS_SIGNED, b"AT", signed, encoding),
+            encode_element(DATA_ELEMENTS_SIGNED, b"AT", _encode_tags(tags), encoding),
         )
     )
+
+
+@lru_cache(maxsize=64)
+def _encode_tags(tags: tuple[int, ...]) -> bytes:
+    """Encode a value of VR AT in little endian: the inverse of `_tags`."""
+    return struct.pack(f"<{2 * len(tags)}H", *[word for tag in tags for word in (tag >> 16, tag & 0xFFFF)])
 
 
 def encode_signature_head(mac_id: int, uid: str, date_time: str, encoding: Encoding) -> bytes:

@@ -11,6 +11,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from securepacs import codes
 from securepacs.dicom.edit import Path
-from securepacs.dicom.elements import Buffer, Part
+from securepacs.dicom.elements import Buffer, Part, Token
 from securepacs.dicom.files import write_atomically
 from securepacs.dicom.part10 import EncodedDataSet, compression_of, open_dataset
 from securepacs.dicom.vr import LONG_FORM
@@ -31,11 +32,11 @@ from securepacs.signatures.profiles import CREATION_ALGORITHMS, Coverage, Profil
 from securepacs.signatures.sequences import (
     Scope,
     Survey,
+    derive,
     encode_mac_parameters,
     encode_purpose,
     encode_signature_head,
     next_mac_id,
-    scope_tokens,
     survey,
 )
 from securepacs.signatures.values import format_date_time
@@ -164,7 +165,7 @@ def prepare(raw: Buffer, options: SigningOptions, *, drafts: tuple[Draft, ...] |
 
 def _drafts(dataset: EncodedDataSet, found: Survey, scope: Scope, options: SigningOptions) -> tuple[Draft, ...]:
     own = outline(dataset, scope)
-    signable = _signable(dataset, scope)
+    signable = derive(dataset, scope, _signable)
     plans = [_choose(own, signable, options)]
     if options.identity:
         plans.append(tuple(sorted(profiles.IDENTITY_COVERAGE.intersection(signable))))
@@ -195,45 +196,53 @@ def check_credential(credential: Credential, profile: Profile) -> None:
         raise UsageError("the private key does not belong to the certificate")
 
 
-def _signable(dataset: EncodedDataSet, scope: Scope) -> frozenset[int]:
+def _signable(tokens: Iterable[Token]) -> frozenset[int]:
     """Return the tags of a data set that may be in a MAC. MalformedError when the order of elements is not ascending at any depth.
 
     Other software sorts elements when it reads; a MAC over an unsorted data set would never be reproduced.
     """
     last = [-1]
-    good: set[int] = set()
+    found: set[int] = set()
     spoilt: set[int] = set()
+    leaf = Part.ELEMENT
     top = 0
-    for part, tag, vr, offset, _, length, depth in scope_tokens(dataset, scope):
-        if part is Part.ELEMENT or part is Part.SEQUENCE or part is Part.FRAGMENTS:
+    for part, tag, vr, offset, _, length, depth in tokens:
+        if part is leaf or part is Part.SEQUENCE or part is Part.FRAGMENTS:
             if tag <= last[-1]:
                 raise MalformedError("elements are not in ascending order", offset=offset, standard="PS3.5 7.1")
             last[-1] = tag
             if not depth:
                 top = tag
-                if profiles.is_signable_tag(tag):
-                    good.add(tag)
+                found.add(tag)
             # a value of more than 65535 bytes in a VR with a 16 bit length, as implicit VR allows, has no explicit VR form
-            if vr == b"UN" or (length > 0xFFFF and part is Part.ELEMENT and vr not in LONG_FORM):
+            if vr == b"UN" or (length > 0xFFFF and part is leaf and vr not in LONG_FORM):
                 spoilt.add(top)
         elif part is Part.ITEM:
             last.append(-1)
         elif part is Part.ITEM_END:
             last.pop()
-    return frozenset(good - spoilt)
+    return profiles.signable_of(frozenset(found - spoilt))
 
 
 def _choose(own: Outline, signable: frozenset[int], options: SigningOptions) -> tuple[int, ...]:
     """Return the tags to sign, ascending. UsageError when the profile's demands cannot be met by this data set."""
+    choose = _chosen if len(own.tags) <= profiles.MANY_TAGS else _chosen.__wrapped__
+    return choose(own, signable, options.profile, options.coverage, options.tags, _purpose(options, own))
+
+
+@lru_cache(maxsize=64)  # the images of a series are alike
+def _chosen(
+    own: Outline, signable: frozenset[int], profile: Profile, covers: Coverage | None, tags: tuple[int, ...], purpose: int | None
+) -> tuple[int, ...]:
     present = own.tags
-    named = frozenset(options.tags)
-    coverage = options.coverage or _DEFAULT_COVERAGE.get(options.profile)
+    named = frozenset(tags)
+    coverage = covers or _DEFAULT_COVERAGE.get(profile)
     wanted = set(named)
     if coverage is Coverage.ALL or (coverage is None and not named):
         wanted |= {tag for tag in signable if tag >> 16 != profiles.STATUS_GROUP}
     elif coverage is not None:
         wanted |= profiles.covered(coverage, present, own.traits) & signable
-    _demand(options, own, wanted)
+    _demand(profile, own, purpose, wanted)
     impossible = sorted(wanted - signable)
     if impossible:
         names = ", ".join(name_tag(tag) for tag in impossible)
@@ -244,9 +253,8 @@ def _choose(own: Outline, signable: frozenset[int], options: SigningOptions) -> 
     return tuple(sorted(wanted))
 
 
-def _demand(options: SigningOptions, own: Outline, wanted: set[int]) -> None:
+def _demand(profile: Profile, own: Outline, purpose: int | None, wanted: set[int]) -> None:
     """Add to `wanted` what the profile demands, whatever the coverage; UsageError when a mandatory element is missing."""
-    profile = options.profile
     if profile not in _DEFAULT_COVERAGE:
         return
     if profile is Profile.SR and not profiles.is_structured_report(own.tags):
@@ -257,7 +265,7 @@ def _demand(options: SigningOptions, own: Outline, wanted: set[int]) -> None:
         raise UsageError(f"the {profile} profile needs {names}", hint="use --profile base", standard="PS3.15 C")
     traits = own.traits
     if profile is Profile.SR:
-        traits = Traits(verified=traits.verified and _purpose(options, own) == profiles.VERIFICATION)
+        traits = Traits(verified=traits.verified and purpose == profiles.VERIFICATION)
     wanted |= profiles.required(_DEFAULT_COVERAGE[profile], own.tags, traits)
 
 

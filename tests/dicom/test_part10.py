@@ -1,14 +1,26 @@
 from __future__ import annotations
 
+import mmap
+import tempfile
 import zlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from securepacs.dicom.elements import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
-from securepacs.dicom.part10 import compression_of, deflate, encoding_of, inflate, is_deflated, open_dataset, read_part10
-from securepacs.errors import MalformedError
+from securepacs.dicom.part10 import (
+    compression_of,
+    deflate,
+    deflate_pieces,
+    encoding_of,
+    inflate,
+    is_deflated,
+    open_dataset,
+    read_part10,
+)
+from securepacs.errors import MalformedError, UsageError
 from tests.support.encoded import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, RLE, element, part10
 from tests.support.samples import sample
 
@@ -74,6 +86,29 @@ def test_a_damaged_deflate_stream_is_malformed(packed: bytes) -> None:
 def test_a_deflate_bomb_is_refused() -> None:
     with pytest.raises(MalformedError, match="grows beyond"):
         inflate(deflate(bytes(3 << 20)), limit=2 << 20)
+
+
+def test_a_large_deflated_data_set_is_kept_in_a_file_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    values = [bytes([number]) * 1000 for number in range(100)]
+    data = b"".join(element(0x00090010 + number, b"OB", value) for number, value in enumerate(values))
+    monkeypatch.setattr("securepacs.dicom.files._MOST_HELD", 1000)
+    dataset = open_dataset(part10(deflate(data), DEFLATED))
+    assert isinstance(dataset.view.obj, mmap.mmap)
+    assert [bytes(dataset.value(found)) for found in dataset.elements()] == values
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(UsageError, match="no place on the disk"):
+        open_dataset(part10(deflate(data), DEFLATED))
+
+
+@given(st.lists(st.binary(max_size=3000), max_size=5))
+def test_deflating_in_pieces_is_deflating_the_whole(pieces: list[bytes]) -> None:
+    packed = b"".join(deflate_pieces(pieces))
+    assert len(packed) % 2 == 0
+    assert inflate(packed) == b"".join(pieces)
 
 
 @given(st.binary(max_size=5000))

@@ -9,7 +9,7 @@ import pytest
 from securepacs.dicom.elements import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, Encoding, tokens
 from securepacs.errors import MalformedError
 from securepacs.signatures.check import HASHED
-from securepacs.signatures.mac import BIT_EXACT, MacStream, Reading, UnsignableError
+from securepacs.signatures.mac import BIT_EXACT, MacStream, Reading, UnsignableError, plan
 from tests.support.encoded import element, encapsulated, implicit, item, sequence
 
 VECTOR_DATASET = (
@@ -176,3 +176,24 @@ def test_neighbours_are_hashed_in_one_go() -> None:
     data = element(0x00080018, b"UI", b"1.2.3\0") + element(0x00100010, b"PN", b"Test^P") + element(0x7FE00010, b"OW", bytes(100))
     MacStream(lambda span: spans.append(bytes(span))).feed(memoryview(data), tokens(data), EVERYTHING, EXPLICIT_LITTLE)
     assert spans == [data]
+
+
+@pytest.mark.parametrize(
+    "data", [VECTOR_DATASET, VECTOR_DATASET.replace(b"Test^P", b"Test  "), VECTOR_DATASET.replace(b"A ", b"  ")]
+)
+@pytest.mark.parametrize("wanted", [frozenset(VECTOR_TAGS), frozenset(VECTOR_TAGS[2:5]), frozenset({0x7FE00010}), frozenset[int]()])
+def test_a_planned_stream_is_the_fed_one(data: bytes, wanted: frozenset[int]) -> None:
+    planned = plan(list(tokens(VECTOR_DATASET)), wanted)  # of a data set that is laid out alike
+    out = bytearray()
+    followed = MacStream(out.extend)
+    followed.follow(memoryview(data), planned)
+    made, fed = stream(data, wanted)
+    assert bytes(out) == made
+    for name in ("padded", "fragmented", "guessed", "skipped", "seen"):
+        assert getattr(followed, name) == getattr(fed, name)
+
+
+def test_what_cannot_be_signed_cannot_be_planned() -> None:
+    data = sequence(0x00081032, item(element(0x00091001, b"UN", b"??")))
+    with pytest.raises(UnsignableError):
+        plan(list(tokens(data)), frozenset({0x00081032}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 import sys
@@ -12,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from securepacs.dicom.part10 import open_dataset
+from securepacs.dicom.part10 import deflate, open_dataset
 from securepacs.errors import MalformedError
 from securepacs.signatures import Verifier
 from securepacs.signatures.inspection import describe
 from tests.support.encoded import RLE, element, encapsulated, item, nested, part10, sequence
 from tests.support.pki import pem_of
-from tests.support.signing import pki, policy, signed_bytes, signed_sample
+from tests.support.signing import pki, policy, signed_bytes, signed_sample, signer
 
 SMALL = part10(
     element(0x00080005, b"CS", b"ISO_IR 100")
@@ -203,3 +204,81 @@ for file in sorted(folder.iterdir()):
     for name, verdict, most in others:
         assert verdict in {"MALFORMED", "TOTAL-FAILED", "INDETERMINATE"}, (name, verdict)
         assert int(most) - int(base) < ((tmp_path / name).stat().st_size >> 10) + 64 * 1024, name
+
+
+DEFLATED = "1.2.840.10008.1.2.1.99"
+BOMB = 128 << 20  # bytes inflated, of some 128 KiB
+
+
+def bombs() -> dict[str, bytes]:
+    """Deflated files that would take twice the memory they may take, were they inflated there."""
+    image = element(0x00080018, b"UI", b"1.2.3\0") + element(0x7FE00010, b"OW", bytes(BOMB))
+    unsigned = part10(deflate(image), DEFLATED)
+    return {
+        "zeros": part10(deflate(bytes(BOMB)), DEFLATED),
+        "image": unsigned,
+        "signed image": signed_bytes(unsigned, profile="base"),
+        "many elements": part10(deflate(element(0x00100020, b"LO", bytes(120)) * (BOMB >> 7)), DEFLATED),
+        "cut off": part10(deflate(image)[:-1000], DEFLATED),
+    }
+
+
+def test_deflate_bombs_take_little_memory(tmp_path: Path) -> None:
+    """Verified and signed in a process of its own; what stands in a file without a name is the system's to take back."""
+    files = {}
+    for name, raw in bombs().items():
+        files[name] = tmp_path / name
+        files[name].write_bytes(raw)
+    program = """
+import sys, threading
+from pathlib import Path
+from securepacs.errors import MalformedError
+from securepacs.signatures import Verifier
+from securepacs.signatures.batch import sign_files
+from securepacs.signatures.sign import make_options
+from securepacs.tokens.software import load_pem
+from securepacs.trust import TrustPolicy
+peak, stop = 0, threading.Event()
+def taken():
+    status = Path("/proc/self/status").read_text()
+    return sum(int(status.split(name)[1].split()[0]) for name in ("RssAnon:", "RssShmem:"))
+def watch():
+    global peak
+    while not stop.wait(0.002):
+        peak = max(peak, taken())
+threading.Thread(target=watch, daemon=True).start()
+root, issuing, key, certificate, *files = map(Path, sys.argv[1:])
+verifier = Verifier(TrustPolicy.from_files([root], intermediates=[issuing]))
+credential = load_pem(key, certificate)
+for file in files:
+    peak = base = taken()
+    try:
+        verdict = verifier.evaluate(file).verdict
+    except MalformedError:
+        verdict = "MALFORMED"
+    target = file.with_suffix(".signed")
+    (done,) = sign_files([(file, target)], credential, lambda: make_options(profile="base"))
+    print(file.name, verdict, done.error is None, peak - base, sep="|")
+"""
+    key, certificate = pki().write_pem(signer())
+    root, issuing = tmp_path / "root.pem", tmp_path / "issuing.pem"
+    root.write_bytes(pem_of(pki().ca.root))
+    issuing.write_bytes(pem_of(pki().ca.issuing))
+    arguments = [str(path) for path in (root, issuing, key, certificate, *files.values())]
+    environment = {name: value for name, value in os.environ.items() if name != "TMPDIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=170, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    outcomes = {
+        name: (verdict, made, int(most)) for name, verdict, made, most in (line.split("|") for line in done.stdout.splitlines())
+    }
+    assert {name: outcome[:2] for name, outcome in outcomes.items()} == {
+        "zeros": ("MALFORMED", "False"),
+        "image": ("NO-SIGNATURE", "True"),
+        "signed image": ("TOTAL-PASSED", "True"),
+        "many elements": ("NO-SIGNATURE", "False"),
+        "cut off": ("MALFORMED", "False"),
+    }
+    for name, (_, _, most) in outcomes.items():
+        assert most < (files[name].stat().st_size >> 10) + 64 * 1024, name
