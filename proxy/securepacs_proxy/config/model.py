@@ -203,6 +203,9 @@ class PolicySection(_Section):
     persons_need_hardware: bool = Field(
         default=False, description="Refuse every person whose key is not held in hardware, whatever the policies permit."
     )
+    history_versions: int = Field(
+        default=10_000, ge=10, le=1_000_000, description="How many versions of policy and configuration the history keeps."
+    )
     hardware_policies: Oids = Field(
         default=(), description="Certificate policies of any anchor that promise a key held in hardware (RFC 5280 4.2.1.4)."
     )

@@ -22,7 +22,7 @@ from securepacs_proxy.status import SOCKET_NAME, SUPERVISOR, is_running, short_n
 
 _CREDENTIALS = struct.Struct("3i")  # process, user, group: unix(7)
 _MAX_VISITORS = 16
-_REQUESTS = frozenset({"status", "end", "block", "unblock", "blocks"})
+_REQUESTS = frozenset({"status", "end", "block", "unblock", "blocks", "reload"})
 _REQUEST_BYTES = 4096
 _ANSWER_SECONDS = 2.0  # a visitor that does not read its answer is left
 

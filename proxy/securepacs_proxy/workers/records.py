@@ -20,7 +20,7 @@ from securepacs.codes import (
     SECURITY_ROLES_CHANGED,
     SOFTWARE_CONFIGURATION,
     USE_OF_RESTRICTED_FUNCTION,
-    USER_SECURITY_ATTRIBUTES_CHANGED,
+    CodedValue,
 )
 from securepacs.policy.subject import Subject
 from securepacs_proxy.config import AuditDestinationSection
@@ -87,12 +87,12 @@ def configuration_alert(snapshot: Snapshot, *, at: datetime, text: str, outcome:
     )
 
 
-def rights_alert(snapshot: Snapshot, *, at: datetime, text: str, by: str) -> AuditMessage:
-    """Somebody was blocked or let in again by hand (PS3.15 A.5.3.14)."""
+def change_alert(snapshot: Snapshot, *, alert_type: CodedValue, at: datetime, text: str, by: str) -> AuditMessage:
+    """Somebody changed who may do what: policy, roles, enrolment, configuration, a block by hand (PS3.15 A.5.3.14)."""
     return security_alert(
         source=snapshot.source(SUPERVISOR),
         at=at,
-        alert_type=USER_SECURITY_ATTRIBUTES_CHANGED,
+        alert_type=alert_type,
         reporter=_gateway(snapshot),
         performers=(participant(by),),
         node_id=socket.gethostname(),

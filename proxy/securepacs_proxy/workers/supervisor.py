@@ -27,8 +27,9 @@ from securepacs_proxy.workers.auditor import AUDITOR, Notes, auditor_main
 from securepacs_proxy.workers.children import Child, fork
 from securepacs_proxy.workers.desk import Asked, Desk
 from securepacs_proxy.workers.endpoint import Endpoint
-from securepacs_proxy.workers.keep_out import KeepOut
+from securepacs_proxy.workers.keep_out import MAX_REASON, KeepOut
 from securepacs_proxy.workers.keeper import KEEPER, keeper_main
+from securepacs_proxy.workers.ledger import put_on_record
 from securepacs_proxy.workers.listening import ConnectionCounts, PeerCounts, bind
 from securepacs_proxy.workers.moves import SharedMoves
 from securepacs_proxy.workers.preparing import create_spool, raise_descriptor_limit
@@ -105,6 +106,7 @@ class Supervisor:
         try:
             self._start(AUDITOR)
             self._notes.add("started", at=_now())
+            put_on_record(self._snapshot, self._notes, at=_now(), reason="start of the gateway")
             self._send_notes()
             if self._snapshot.config.revocation is not None:
                 self._start(KEEPER)
@@ -262,7 +264,7 @@ class Supervisor:
 
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGHUP:
-            self._reload()
+            self._reload("", "signal SIGHUP")
         elif number in (signal.SIGTERM, signal.SIGINT):
             self._stop()
 
@@ -291,27 +293,29 @@ class Supervisor:
         elif not self._notes.waiting:
             auditor.send({"type": "drain"})
 
-    def _reload(self) -> None:
-        """Read everything anew; what is broken changes nothing and is recorded."""
+    def _reload(self, by: str, reason: str) -> Message:
+        """Read everything anew; what is broken changes nothing and is recorded. Returns what is said to who asked."""
         try:
             snapshot = read_snapshot(self._snapshot.path)
             contexts_of(snapshot.listeners)
+            key = needs_restart(self._snapshot, snapshot)
+            if key:
+                raise ConfigError("the setting cannot change without a restart", key=key)
+            put_on_record(snapshot, self._notes, at=_now(), by=by, reason=reason)
         except ConfigError as error:
-            self._refuse_reload(f"{error.key}: {error.message}")
-            return
-        key = needs_restart(self._snapshot, snapshot)
-        if key:
-            self._refuse_reload(f"{key} cannot change without a restart")
-            return
+            return self._refuse_reload(error)
         self._snapshot = snapshot
         self._send_to(KEEPER, {"type": "reload"})
         self._send_to_workers({"type": "reload", "version": snapshot.version})
         self._reloads["accepted"] += 1
         self._note("changed", f"the configuration was replaced, version {snapshot.version[:12]}")
+        return {"version": snapshot.version}
 
-    def _refuse_reload(self, why: str) -> None:
+    def _refuse_reload(self, error: ConfigError) -> Message:
         self._reloads["refused"] += 1
-        self._note("failed", f"the new configuration is refused, the old one stays: {why}")
+        why = f"the new configuration is refused, the old one stays: {error.key}: {error.message}"
+        self._note("failed", why)
+        return {"error": why, "hint": error.hint}
 
     def _on_request(self, number: int, request: Message) -> Asked:
         """Follow a request of the control socket, or pass it on to all workers."""
@@ -319,6 +323,8 @@ class Supervisor:
         match request["type"]:
             case "blocks":
                 return Asked(own={"blocks": [block.to_dict() for block in self._keep_out.blocks]})
+            case "reload":
+                return Asked(own=self._reload(str(request["by"]), str(request.get("reason", ""))[:MAX_REASON] or "no reason given"))
             case "block" | "unblock":
                 own = self._keep_out.change(request, at=_now())
                 if "error" in own:
