@@ -36,6 +36,7 @@ from securepacs_proxy.events import (
     UpstreamConnected,
     UpstreamUnreachable,
 )
+from securepacs_proxy.faults import fault
 from securepacs_proxy.sessions import Session, SessionState
 from securepacs_proxy.tls_bio import TlsServer
 
@@ -365,12 +366,8 @@ class RelayedConnection:
     def _crash(self, error: Exception) -> None:
         """Log where, never what: the text of an exception may hold data of the connection."""
         self._failed = True
-        trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "?"
-        _log.critical("relay of connection %s failed with %s at %s; connection cut", self.id, type(error).__name__, place)
-        self._shell.sessions.totals.crashes += 1
+        _log.critical("the relay of connection %s failed: %s; connection cut", self.id, fault(error))
+        self._shell.crashed(self, fault(error))
         self._waiting.clear()
         self._barrier = 0
         self._barrier_round += 1

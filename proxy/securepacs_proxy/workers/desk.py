@@ -74,6 +74,14 @@ class Desk:
                 if visitor.expected <= visitor.answers.keys():
                     self._reply(visitor)
 
+    def gone(self, worker: str) -> None:
+        """A worker has ended and answers nobody any more."""
+        for visitor in tuple(self._visitors.values()):
+            if worker in visitor.expected - visitor.answers.keys():
+                visitor.expected.discard(worker)
+                if visitor.expected <= visitor.answers.keys():
+                    self._reply(visitor)
+
     def close(self) -> None:
         """Close everything and remove the socket."""
         for visitor in tuple(self._visitors.values()):

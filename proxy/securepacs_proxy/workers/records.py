@@ -142,8 +142,16 @@ class TurnedAwayRecorder:
         self._later(self._flush)
 
 
-def ended_alert(snapshot: Snapshot, process: str, *, at: datetime, session: Session, reason: str) -> AuditMessage:
-    """A live connection was ended from outside: by an administrator, a revocation, a changed enrolment (PS3.15 A.5.3.14)."""
+def ended_alert(
+    snapshot: Snapshot,
+    process: str,
+    *,
+    at: datetime,
+    session: Session,
+    reason: str,
+    outcome: EventOutcomeIndicator = EventOutcomeIndicator.SUCCESS,
+) -> AuditMessage:
+    """A live connection was ended: by an administrator, a revocation, a changed enrolment, a defect (PS3.15 A.5.3.14)."""
     subject = session.subject
     user = participant(subject.user_id, name=subject.name, host=session.peer.host) if subject is not None else None
     return security_alert(
@@ -154,6 +162,7 @@ def ended_alert(snapshot: Snapshot, process: str, *, at: datetime, session: Sess
         performers=(user,) if user is not None else (),
         node_id=session.peer.host,
         alert_description=f"connection {session.id} was ended: {reason}",
+        outcome=outcome,
     )
 
 

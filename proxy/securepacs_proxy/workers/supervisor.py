@@ -152,6 +152,8 @@ class Supervisor:
                 case "ready":
                     child.ready = True
                     self._announce_when_ready()
+                case "failed":
+                    child.fault = str(message["fault"])
                 case "recorded":
                     self._notes.recorded(int(message["number"]))
                     self._end_when_quiet()
@@ -237,7 +239,9 @@ class Supervisor:
         _, pause = self._restarts.get(child.name, (0.0, 0.0))
         pause = _BACK_OFF[0] if lived > _STABLE_SECONDS else min(max(2 * pause, _BACK_OFF[0]), _BACK_OFF[1])
         self._restarts[child.name] = (time.monotonic() + pause, pause)
-        self._note("failed", f"{child.name} (pid {child.pid}) ended with {code} and is replaced")
+        self._desk.gone(child.name)
+        why = f": {child.fault}" if child.fault else ""
+        self._note("failed", f"{child.name} (pid {child.pid}) ended with {code} and is replaced{why}")
 
     def _announce_when_ready(self) -> None:
         if self._started or not all(child.ready for child in self._children.values()):
