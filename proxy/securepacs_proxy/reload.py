@@ -124,6 +124,7 @@ def needs_restart(old: Snapshot, new: Snapshot) -> str:
         "gateway.workers": (one.gateway.workers, other.gateway.workers),
         "audit": (one.audit, other.audit),
         "metrics": (one.metrics, other.metrics),
+        "shared": (one.shared, other.shared),
         "revocation": (one.revocation is None, other.revocation is None),
         "limits.max_connections": (one.limits.max_connections, other.limits.max_connections),
     }

@@ -15,6 +15,7 @@ from securepacs_proxy.config.values import (
     AETitle,
     AETitles,
     Assurance,
+    DatabaseUrl,
     Endpoint,
     Endpoints,
     FilePath,
@@ -246,6 +247,16 @@ class MetricsSection(_Section):
     socket: FilePath | None = Field(default=None, description="Unix socket instead; readable for its owner and group.")
 
 
+class SharedSection(_Section):
+    """A PostgreSQL database through which gateways share their blocks by hand; without it each has its own."""
+
+    url: DatabaseUrl = Field(description="`postgresql://USER@HOST:PORT/DATABASE`, without a password.")
+    password_file: FilePath | None = Field(default=None, description="File with the password; only its owner may read it.")
+    trust: FilePath | None = Field(
+        default=None, description="PEM file with the CA certificate of a server on another host; those of the system when left out."
+    )
+
+
 class AuditDestinationSection(_Section):
     """One audit repository, reached with syslog over TLS (RFC 5425)."""
 
@@ -329,5 +340,6 @@ class GatewayConfig(_Section):
     policy: PolicySection = Field(default_factory=PolicySection, description="Who may do what.")
     metrics: MetricsSection | None = Field(default=None, description="Metrics and health.")
     revocation: RevocationSection | None = Field(default=None, description="How revocations become known.")
+    shared: SharedSection | None = Field(default=None, description="What gateways share.")
     audit: AuditSection = Field(description="Where audit records go.")
     limits: LimitsSection = Field(default_factory=LimitsSection, description="What one connection may take.")
