@@ -22,6 +22,7 @@ from securepacs.errors import ConfigError, UsageError
 from securepacs.policy.subject import Subject
 
 FILE_NAME = "blocks.json"
+UNSHARED_NAME = "blocks-unshared.json"
 MAX_BLOCKS = 10_000
 _MAX_TEXT = 512
 
@@ -53,6 +54,25 @@ class Block:
     def text(self) -> str:
         """What the audit trail says of a connection that it keeps out."""
         return f"blocked by {self.by} ({self.kind.value} {self.value}): {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class BlockChange:
+    """A block that was made, or taken back (`active` is False), at one gateway."""
+
+    block: Block
+    active: bool
+    gateway: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for a file or a message."""
+        since = self.block.since.isoformat(timespec="microseconds")  # which of two changes is the newer one decides
+        return {**self.block.to_dict(), "since": since, "active": self.active, "gateway": self.gateway}
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> BlockChange:
+        """Return the change of `to_dict`. Raises as the function `from_dict` does."""
+        return cls(from_dict(row), bool(row["active"]), str(row["gateway"]))
 
 
 def from_dict(row: dict[str, Any]) -> Block:
@@ -116,6 +136,17 @@ class BlockList:
             raise UsageError(f"{kind.value} {value} is not blocked", hint="gateway blocks lists all blocks")
         return BlockList([block for block in self.blocks if (block.kind, block.value) != (kind, value)])
 
+    def following(self, change: BlockChange, *, strict: bool = True) -> BlockList:
+        """Return the list after a change. Raises UsageError as above; not `strict`: what is not there may be taken back."""
+        block = change.block
+        if change.active:
+            return self.adding(block)
+        return self.without(block.kind, block.value) if strict or self.named(block.kind, block.value) else self
+
+    def named(self, kind: BlockKind, value: str) -> Block | None:
+        """Return the block of a value."""
+        return self._by_value.get((kind, value))
+
     def of(self, subject: Subject, host: str) -> Block | None:
         """Return the block that concerns a peer by its certificate or its address."""
         found = self._by_value.get((BlockKind.SERIAL, subject.certificate_serial.lower().lstrip("0")))
@@ -155,11 +186,37 @@ def read_blocks(path: Path) -> BlockList:
 
 def write_blocks(path: Path, blocks: BlockList) -> None:
     """Replace the file, durably, mode 0600. Raises ConfigError; the old one then stands."""
+    _write(path, [{**block.to_dict(), "since": block.since.isoformat(timespec="microseconds")} for block in blocks])
+
+
+def read_unshared(path: Path, database: str) -> tuple[BlockChange, ...] | None:
+    """Return the changes that a database does not have yet; None when the file is of another database, or there is none.
+
+    Raises ConfigError for a file that cannot be read.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        changes = tuple(BlockChange.from_dict(row) for row in document["changes"])
+        return changes if document["database"] == database else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "damaged"
+        hint = "remove it: everything that is blocked here is then shared anew"
+        raise ConfigError(f"the list of unshared blocks {path} cannot be read: {reason}", key="audit.spool", hint=hint) from None
+
+
+def write_unshared(path: Path, database: str, changes: Sequence[BlockChange]) -> None:
+    """Replace the file, durably, mode 0600. Raises ConfigError; the old one then stands."""
+    _write(path, {"database": database, "changes": [change.to_dict() for change in changes]})
+
+
+def _write(path: Path, document: Any) -> None:
     temporary = ""
     try:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump([block.to_dict() for block in blocks], file, indent=1)
+            json.dump(document, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from cryptography import x509
@@ -49,8 +49,11 @@ def enrolment_of(config: GatewayConfig) -> tuple[Enrolment, ...]:
     return (*devices, *persons)
 
 
-def scopes_of(config: GatewayConfig) -> Scopes:
-    """Return the scopes of [[anchor]] sections; empty when there are none, and then no anchor is limited. Raises ConfigError."""
+def scopes_of(config: GatewayConfig, read: Callable[..., Sequence[x509.Certificate]] = read_certificates) -> Scopes:
+    """Return the scopes of [[anchor]] sections; empty when there are none, and then no anchor is limited. Raises ConfigError.
+
+    `read` is asked for the certificates of a file, as `config.read_certificates` is.
+    """
     everywhere = frozenset(config.policy.hardware_policies)
     scopes = {"": AnchorScope(hardware_policies=everywhere)}
     for index, section in enumerate(config.anchors):
@@ -62,7 +65,7 @@ def scopes_of(config: GatewayConfig) -> Scopes:
             public=section.public,
             hardware_policies=everywhere | frozenset(section.hardware_policies),
         )
-        for certificate in read_certificates(section.certificate, key=f"anchor[{index}].certificate"):
+        for certificate in read(section.certificate, key=f"anchor[{index}].certificate"):
             scopes[certificate.fingerprint(hashes.SHA256()).hex()] = scope
     return scopes
 

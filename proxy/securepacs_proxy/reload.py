@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from securepacs.audit.message import AuditSourceIdentification
 from securepacs.errors import ConfigError, SecurePacsError
+from securepacs.policy.cedar import CedarPolicy
 from securepacs.policy.roles import Enrolment
-from securepacs.policy.subject import Policy, Subject
+from securepacs.policy.subject import Subject
 from securepacs.tls import TlsProfile, profile
 from securepacs.tokens.credential import Credential
 from securepacs_proxy.assertions import identity_rules
@@ -26,6 +27,8 @@ from securepacs_proxy.config import GatewayConfig, load, policy_of, read_certifi
 from securepacs_proxy.config.model import ListenerSection
 from securepacs_proxy.config.rules import calls_of
 from securepacs_proxy.dicom.user_identity import Certified, IdentityRules
+from securepacs_proxy.history import settings_of
+from securepacs_proxy.history.store import Contents
 from securepacs_proxy.identity import Scopes, enrolment_of, identify_among, scopes_of
 from securepacs_proxy.ways import ClientTls, Egress, client_tls, egress_of
 
@@ -54,10 +57,11 @@ class Snapshot:
     path: Path
     version: str
     config: GatewayConfig
-    policy: Policy
+    policy: CedarPolicy
     listeners: tuple[Listener, ...]
     enrolment: tuple[Enrolment, ...]
     scopes: Scopes
+    contents: Contents = field(repr=False)
     egress: tuple[Egress, ...] = ()
     client_tls: Mapping[str, ClientTls] = field(default_factory=dict, repr=False)
     identity_rules: IdentityRules = field(default_factory=Certified, repr=False)
@@ -98,12 +102,13 @@ def read_snapshot(path: Path) -> Snapshot:
     """Read configuration, policies, certificates, keys and CRLs. Raises ConfigError; nothing is half replaced."""
     for _ in range(_ATTEMPTS):
         config = load(path)
-        before = _digest(path, config)
+        before, files = _read_files(path, config)
         listeners = tuple(_listener(section, index, config) for index, section in enumerate(config.listeners))
         egress, tls, identities = egress_of(config), client_tls(config), identity_rules(config)
         enrolment, scopes, policy = enrolment_of(config), scopes_of(config), policy_of(config.policy)
-        if _digest(path, config) == before:
-            return Snapshot(path, before, config, policy, listeners, enrolment, scopes, egress, tls, identities)
+        if _read_files(path, config)[0] == before:
+            contents = _contents(before, path, config, policy, files)
+            return Snapshot(path, before, config, policy, listeners, enrolment, scopes, contents, egress, tls, identities)
     raise ConfigError("the files of the configuration change while they are read", hint="reload again when they are complete")
 
 
@@ -119,6 +124,7 @@ def needs_restart(old: Snapshot, new: Snapshot) -> str:
         "gateway.workers": (one.gateway.workers, other.gateway.workers),
         "audit": (one.audit, other.audit),
         "metrics": (one.metrics, other.metrics),
+        "shared": (one.shared, other.shared),
         "revocation": (one.revocation is None, other.revocation is None),
         "limits.max_connections": (one.limits.max_connections, other.limits.max_connections),
     }
@@ -145,15 +151,34 @@ def _listener(section: ListenerSection, index: int, config: GatewayConfig) -> Li
     )
 
 
-def _digest(path: Path, config: GatewayConfig) -> str:
-    digest = hashlib.sha256()
+def _read_files(path: Path, config: GatewayConfig) -> tuple[str, dict[Path, bytes]]:
+    """Return the version, a digest over all files, and their bytes."""
+    digest, found = hashlib.sha256(), {}
     for file in (path, *_named_files(config)):
         try:
-            content = file.read_bytes()
+            content = found[file] = file.read_bytes()
         except OSError as error:
             raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
         digest.update(f"{file}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()
+    return digest.hexdigest(), found
+
+
+def _contents(version: str, path: Path, config: GatewayConfig, policy: CedarPolicy, files: Mapping[Path, bytes]) -> Contents:
+    """Return what the history keeps: texts that `explain` asks later, and of other files the digest, of private keys nothing."""
+    asked = {file for listener in config.listeners for file in listener.trust} | {anchor.certificate for anchor in config.anchors}
+    keys = {listener.key for listener in config.listeners} | {call.key for _, call in calls_of(config)}
+    policies = set(_policy_files(config))
+    others = {file: content for file, content in files.items() if file not in asked | keys | policies and file != path}
+    return Contents(
+        version=version,
+        path=str(path.absolute()),
+        configuration=files[path],
+        schema=policy.schema,
+        policies=policy.texts,
+        certificates={str(file): files[file] for file in sorted(asked)},
+        digests={str(file): hashlib.sha256(content).hexdigest() for file, content in others.items()},
+        settings=settings_of(config),
+    )
 
 
 def _named_files(config: GatewayConfig) -> Iterable[Path]:
@@ -164,8 +189,11 @@ def _named_files(config: GatewayConfig) -> Iterable[Path]:
     for _, call in calls_of(config):
         yield from (*filter(None, (call.certificate, call.key)), *call.trust, *call.crls)
     yield from (anchor.certificate for anchor in config.anchors)
-    if config.policy.folder is not None:
-        yield from sorted(config.policy.folder.glob("*.cedar*"))
+    yield from _policy_files(config)
+
+
+def _policy_files(config: GatewayConfig) -> Iterable[Path]:
+    return sorted(config.policy.folder.glob("*.cedar*")) if config.policy.folder is not None else ()
 
 
 def _revokes(crl: x509.CertificateRevocationList, certificate: x509.Certificate) -> bool:

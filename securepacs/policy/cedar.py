@@ -67,6 +67,11 @@ class CedarPolicy:
         return cls(shipped_texts() if folder is None else _texts_in(folder))
 
     @property
+    def schema(self) -> str:
+        """The schema by which the policies were checked."""
+        return self._schema
+
+    @property
     def version(self) -> str:
         """SHA-256, in hexadecimal, over the names and texts of all policies and the schema."""
         return self._version

@@ -189,7 +189,7 @@ def test_what_needs_a_restart_is_refused(tmp_path: Path, archive: tuple[str, int
         gateway.workers = 3
         gateway.write()
         gateway.signal(signal.SIGHUP)
-        wait_until(lambda: said(gateway, "gateway.workers cannot change without a restart"), what="the refusal")
+        wait_until(lambda: said(gateway, "gateway.workers: the setting cannot change without a restart"), what="the refusal")
         assert len(gateway.children()) == 3
         assert echo_works(gateway)
 
@@ -245,7 +245,7 @@ def test_the_control_socket_is_for_the_owner_only(tmp_path: Path, archive: tuple
         assert "is running" in second.stderr
         with socket.socket(socket.AF_UNIX) as visitor:
             visitor.connect(str(gateway.spool / "control.sock"))
-            visitor.sendall(b'{"type": "reload", "version": "x"}\n')  # not for visitors
+            visitor.sendall(b'{"type": "verdicts", "version": 1}\n')  # not for visitors
             visitor.settimeout(10)
             assert visitor.recv(100) == b""
         assert echo_works(gateway)

@@ -47,6 +47,7 @@ class Gateway:
     limits: Mapping[str, float] = field(default_factory=dict)
     extra: str = ""
     crls: bool = True
+    program: Sequence[str] = tuple(PROGRAM)
     process: subprocess.Popen[bytes] | None = None
     ports: list[int] = field(default_factory=list)
     _credentials: dict[tuple[CertificateProfile, str], Credential] = field(default_factory=dict)
@@ -89,7 +90,7 @@ class Gateway:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "proxy"), str(ROOT)]), "NO_COLOR": "1"}
         with (self.folder / "stderr.log").open("wb") as log:
             self.process = subprocess.Popen(
-                [*PROGRAM, "gateway", "run", "-v", "-c", str(self.config), *options],
+                [*self.program, "gateway", "run", "-v", "-c", str(self.config), *options],
                 stdin=subprocess.DEVNULL,
                 stderr=log,
                 env=environment,

@@ -8,25 +8,46 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from tests.support.net import free_port, wait_for_port
+from tests.support.net import free_port, wait_until
 
 OWNER = "securepacs"
 
 
 class Cluster:
-    """A running cluster; `url` is that of its one database, as its owner."""
+    """A cluster; `url` is that of its one database, as its owner. It may be stopped and started again."""
 
-    def __init__(self, port: int, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, port: int, command: Sequence[str | Path], log: Path, programs: Path) -> None:
         self.port = port
-        self.process = process
         self.url = f"postgresql://{OWNER}@127.0.0.1:{port}/postgres"
+        self._command = command
+        self._command_folder = programs
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=log, cwd="/")
+        wait_until(self._answers, seconds=60, what="PostgreSQL")
+
+    def _answers(self) -> bool:
+        """Say whether it accepts connections: for a moment it listens, and is still starting up."""
+        asked = [self._command_folder / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        return subprocess.run(asked, check=False, timeout=20).returncode == 0
+
+    def stop(self) -> None:
+        """Stop the server fast: pooled connections of the test do not hold it up."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(timeout=60)
+            self._process = None
 
 
 @contextmanager
@@ -50,12 +71,11 @@ def postgresql() -> Iterator[Cluster]:
         port = free_port()
         options = ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "shared_buffers=16MB"]
         serve = [*as_user, programs / "postgres", "-D", folder / "data", "-k", folder, "-p", str(port), *options]
-        process = subprocess.Popen(serve, stdout=subprocess.DEVNULL, stderr=(folder / "log").open("wb"), cwd="/")
+        cluster = Cluster(port, serve, folder / "log", programs)
         try:
-            wait_for_port(port, seconds=60)
-            yield Cluster(port, process)
+            cluster.start()
+            yield cluster
         finally:
-            process.send_signal(signal.SIGINT)  # a fast stop: pooled connections of the test do not hold it up
-            process.wait(timeout=60)
+            cluster.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -31,6 +31,7 @@ from securepacs_proxy.events import (
     UpstreamUnreachable,
 )
 from securepacs_proxy.relay import Relay
+from securepacs_proxy.sessions import Session
 from securepacs_proxy.tls_bio import server_context
 from tests.support.pki import TestPki
 
@@ -138,6 +139,7 @@ class OpenDoor:
     limit: int = 1000
     count: int = 0
     refused: list[str] = field(default_factory=list)
+    crashes: list[str] = field(default_factory=list)
 
     def admit(self) -> bool:
         return self.count < self.limit
@@ -153,6 +155,9 @@ class OpenDoor:
 
     def authenticated(self, subject: Subject) -> None:
         return
+
+    def crashed(self, session: Session, reason: str) -> None:
+        self.crashes.append(reason)
 
     def closed(self, host: str, subject: Subject | None) -> None:
         return

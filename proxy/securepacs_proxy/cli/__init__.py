@@ -10,7 +10,7 @@ import typer
 
 from securepacs import __version__
 from securepacs.cli import output
-from securepacs_proxy.cli import agent, block, check, demo, explain, run, status
+from securepacs_proxy.cli import agent, block, check, demo, explain, history, run, status
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -31,6 +31,8 @@ gateway.command("check")(check.check)
 gateway.command("explain")(explain.explain)
 gateway.command("status")(status.status)
 gateway.command("end")(status.end)
+gateway.command("reload")(history.reload)
+gateway.command("history")(history.history)
 gateway.command("block")(block.block)
 gateway.command("unblock")(block.unblock)
 gateway.command("blocks")(block.blocks)

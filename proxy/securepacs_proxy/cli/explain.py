@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,19 +64,21 @@ def explain(
     ),
     move_destination: str = typer.Option("", "--move-destination", help="AE title that a C-MOVE sends to."),
     from_archive: bool = typer.Option(False, "--from-archive", help="The archive sends it: a C-GET sub-operation or a report."),
-    at: str = typer.Option("", "--at", help="Moment of the request (RFC 3339); now when left out."),
+    at: str = typer.Option(
+        "", "--at", help="Moment of the request (RFC 3339), by what was in force then; left out: now, by the files as they are."
+    ),
     roles: bool = typer.Option(False, "--roles", help="Print which role may use which service, and exit."),
-    lang: Language = typer.Option(Language.ENGLISH, "--lang", help="Language of the role table."),
+    lang: Language = typer.Option(Language.ENGLISH, "--language", "--lang", help="Language of the role table."),
     json: bool = JSON_OPTION,
 ) -> None:
     """Say whether a request would be permitted, by which policies and why. Exit 0 permitted, 1 denied, 2 configuration."""
-    from securepacs_proxy.config import policy_of, read_certificates
+    from securepacs_proxy.config import read_certificates
 
     moment_asked = moment(at)
-    settings = load_or_exit(config)
-    policy = policy_of(settings.policy)
+    rules = _rules_at(config, moment_asked if at else None)
+    settings, policy = rules.config, rules.policy
     if roles:
-        _print_role_table(policy, moment_asked, lang, json=json)
+        _print_role_table(policy, moment_asked, lang, rules.since, json=json)
         return
     if cert is None or not action:
         raise UsageError("--cert and --action say whom and what to ask about", hint="or --roles for the table of all roles")
@@ -94,11 +96,11 @@ def explain(
         not from_archive,
         moment_asked,
     )
-    decision, request = _ask(read_certificates(cert, key="--cert"), question, settings, policy)
+    decision, request = _ask(read_certificates(cert, key="--cert"), question, rules)
     if json:
-        output.print_json(_as_json(decision, request, policy))
+        output.print_json(_as_json(decision, request, rules))
     else:
-        _print_decision(decision, request, policy)
+        _print_decision(decision, request, rules)
     if not decision.permitted:
         raise SystemExit(1)
 
@@ -132,34 +134,58 @@ class _Question:
         )
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Rules:
+    """What answers: settings and policy of one moment, and how a file with certificates is read; `since` is empty for the files."""
+
+    config: GatewayConfig
+    policy: CedarPolicy
+    read: Callable[..., Sequence[x509.Certificate]]
+    since: str = ""
+
+
+def _rules_at(path: Path, at: datetime | None) -> _Rules:
+    """Return what was in force at a moment; the files as they are for none, for the future, and where no gateway has run yet."""
+    from securepacs_proxy.config import policy_of, read_certificates
+    from securepacs_proxy.history import FOLDER, History, Past
+
+    settings = load_or_exit(path)
+    if at is not None and at <= datetime.now(UTC):
+        history = History(settings.audit.spool / FOLDER, limit=settings.policy.history_versions)
+        version = history.at(at)
+        if version is not None:
+            past = Past(history, version)
+            return _Rules(past.config, past.policy, past.read_certificates, version.since.isoformat(timespec="seconds"))
+    return _Rules(settings, policy_of(settings.policy), read_certificates)
+
+
 def _known(option: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         near = difflib.get_close_matches(value.upper(), known, n=1)
         raise UsageError(f"{option} {value} is unknown", hint=f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}")
 
 
-def _ask(
-    shown: Sequence[x509.Certificate], question: _Question, config: GatewayConfig, policy: CedarPolicy
-) -> tuple[Decision, AccessRequest | None]:
+def _ask(shown: Sequence[x509.Certificate], question: _Question, rules: _Rules) -> tuple[Decision, AccessRequest | None]:
     """Return the decision about the first certificate; no request when nobody is identified, or no route leads to the AE title."""
     from securepacs.policy.subject import Decision, Effect
     from securepacs_proxy.blocks import BlockList
-    from securepacs_proxy.config import read_certificates
     from securepacs_proxy.guard import AssociationPolicy
-    from securepacs_proxy.identity import identify, path_of, scopes_of
+    from securepacs_proxy.identity import enrolment_of, identify_among, path_of, scopes_of
 
-    anchors = [found for listener in config.listeners for path in listener.trust for found in read_certificates(path, key="trust")]
+    config = rules.config
+    anchors = [found for listener in config.listeners for path in listener.trust for found in rules.read(path, key="trust")]
+    scopes, path = scopes_of(config, rules.read), path_of(shown[0], shown[1:], anchors)
     try:
-        subject = identify(shown[0], config, path_of(shown[0], shown[1:], anchors))
+        subject = identify_among(shown[0], enrolment_of(config), scopes=scopes, chain=path)
     except AccessDenied as error:
         return Decision(Effect.DENY, (), f"{error}: {error.hint}"), None
     if question.called not in {route.called_ae_title for route in config.routes}:
         return Decision(Effect.DENY, (), f"no route leads to the called AE title {question.called}"), None
     request = question.about(subject)
-    return AssociationPolicy(policy, BlockList(), scopes_of(config)).decide(request), request
+    return AssociationPolicy(rules.policy, BlockList(), scopes).decide(request), request
 
 
-def _print_decision(decision: Decision, request: AccessRequest | None, policy: CedarPolicy) -> None:
+def _print_decision(decision: Decision, request: AccessRequest | None, rules: _Rules) -> None:
     from securepacs.policy.sop_class import sop_class_name
 
     rows: list[tuple[str, str]] = [("decision", decision.effect.value), ("reason", decision.reason)]
@@ -178,18 +204,20 @@ def _print_decision(decision: Decision, request: AccessRequest | None, policy: C
         if request.level:
             rows.append(("level", request.level))
         if not decision.permitted:
-            rows.append(("permitted to roles", ", ".join(sorted(policy.roles_permitted(request))) or "none"))
-    rows.append(("policy version", policy.version[:12]))
+            rows.append(("permitted to roles", ", ".join(sorted(rules.policy.roles_permitted(request))) or "none"))
+    rows.append(("policy version", rules.policy.version[:12]))
+    rows.append(("in force", f"since {rules.since}" if rules.since else "the files as they are now"))
     output.print_table("Decision", ("", ""), rows)
 
 
-def _as_json(decision: Decision, request: AccessRequest | None, policy: CedarPolicy) -> dict[str, object]:
+def _as_json(decision: Decision, request: AccessRequest | None, rules: _Rules) -> dict[str, object]:
     answer: dict[str, object] = {
         "effect": decision.effect.value,
         "reason": decision.reason,
         "policies": list(decision.policies),
         "obligations": dict(decision.obligations),
-        "policy_version": policy.version,
+        "policy_version": rules.policy.version,
+        "in_force_since": rules.since,
     }
     if request is not None:
         subject = request.subject
@@ -213,13 +241,13 @@ def _as_json(decision: Decision, request: AccessRequest | None, policy: CedarPol
                 "toward_archive": request.toward_archive,
                 "at": request.at.isoformat(),
             },
-            "permitted_to_roles": sorted(policy.roles_permitted(request)),
+            "permitted_to_roles": sorted(rules.policy.roles_permitted(request)),
         }
     return answer
 
 
-def _print_role_table(policy: CedarPolicy, at: datetime, language: Language, *, json: bool) -> None:
-    from securepacs_proxy.cli.role_table import heading, role_name, role_table, title
+def _print_role_table(policy: CedarPolicy, at: datetime, language: Language, since: str, *, json: bool) -> None:
+    from securepacs_proxy.cli.role_table import heading, in_force, role_name, role_table, title
 
     table = role_table(policy, at=at)
     if json:
@@ -232,4 +260,5 @@ def _print_role_table(policy: CedarPolicy, at: datetime, language: Language, *, 
         [row.service.korean if korean else row.service.english, *("yes" if name in row.roles else "-" for name in names)]
         for row in table
     ]
-    output.print_table(f"{title(korean=korean)} ({policy.version[:12]})", columns, rows)
+    when = f", {in_force(since, korean=korean)}" if since else ""
+    output.print_table(f"{title(korean=korean)} ({policy.version[:12]}{when})", columns, rows)

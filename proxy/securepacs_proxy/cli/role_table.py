@@ -102,6 +102,11 @@ def title(*, korean: bool) -> str:
     return "역할별 허용 서비스, 정책" if korean else "Which role may use which service, policy"
 
 
+def in_force(since: str, *, korean: bool) -> str:
+    """Return the words that say since when the policy of the table was in force."""
+    return f"{since}부터 시행" if korean else f"in force since {since}"
+
+
 def heading(*, korean: bool) -> str:
     """Return the heading of the column of services."""
     return "서비스" if korean else "service"

@@ -20,9 +20,11 @@ from securepacs_proxy.config.model import (
     PolicySection,
     RevocationSection,
     RouteSection,
+    SharedSection,
     UserIdentitySection,
 )
 from securepacs_proxy.config.policies import policy_of
+from securepacs_proxy.config.rules import is_loopback
 from securepacs_proxy.config.sections import settings_markdown
 from securepacs_proxy.config.values import HostPort
 
@@ -49,10 +51,12 @@ __all__ = [
     "DeviceSection",
     "PersonSection",
     "MetricsSection",
+    "SharedSection",
     "PolicySection",
     "RevocationSection",
     "AuditSection",
     "AuditDestinationSection",
     "LimitsSection",
     "HostPort",
+    "is_loopback",
 ]

@@ -36,6 +36,9 @@ def unusable_files(config: GatewayConfig) -> Iterator[ConfigError]:
             except ConfigError as error:
                 yield error
     yield from _unscoped_anchors(config)
+    if config.shared is not None:
+        yield from _lists("shared", (config.shared.trust,) if config.shared.trust else (), ())
+        yield from _password(config.shared.password_file)
     if config.policy.folder is not None and not config.policy.folder.is_dir():
         hint = "create it, or leave the setting out for the shipped policies"
         yield ConfigError(f"{config.policy.folder} is not a folder", key="policy.folder", hint=hint)
@@ -119,6 +122,15 @@ def read_private_key(path: Path, *, key: str) -> PrivateKeyTypes:
         raise ConfigError(f"the private key {path} is encrypted", key=key, hint=hint) from None
     except ValueError:
         raise ConfigError(f"{path} holds no PEM private key", key=key, hint="it begins with -----BEGIN PRIVATE KEY-----") from None
+
+
+def _password(path: Path | None) -> Iterator[ConfigError]:
+    try:
+        if path is not None and read_file(path, key="shared.password_file") and path.stat().st_mode & _OTHERS_MAY_ACCESS:
+            message = f"others than the owner may access the password {path}"
+            yield ConfigError(message, key="shared.password_file", hint=f"chmod 600 {path}")
+    except ConfigError as error:
+        yield _with_hint(error)
 
 
 def _key_pair(section: str, certificate_file: Path, key_file: Path) -> Iterator[ConfigError]:

@@ -15,6 +15,7 @@ from securepacs_proxy.config.values import (
     AETitle,
     AETitles,
     Assurance,
+    DatabaseUrl,
     Endpoint,
     Endpoints,
     FilePath,
@@ -208,6 +209,9 @@ class PolicySection(_Section):
     persons_need_hardware: bool = Field(
         default=False, description="Refuse every person whose key is not held in hardware, whatever the policies permit."
     )
+    history_versions: int = Field(
+        default=10_000, ge=10, le=1_000_000, description="How many versions of policy and configuration the history keeps."
+    )
     hardware_policies: Oids = Field(
         default=(), description="Certificate policies of any anchor that promise a key held in hardware (RFC 5280 4.2.1.4)."
     )
@@ -246,6 +250,16 @@ class MetricsSection(_Section):
 
     listen: Endpoint | None = Field(default=None, description="`host:port` on a loopback address, such as `127.0.0.1:9464`.")
     socket: FilePath | None = Field(default=None, description="Unix socket instead; readable for its owner and group.")
+
+
+class SharedSection(_Section):
+    """A PostgreSQL database through which gateways share their blocks by hand; without it each has its own."""
+
+    url: DatabaseUrl = Field(description="`postgresql://USER@HOST:PORT/DATABASE`, without a password.")
+    password_file: FilePath | None = Field(default=None, description="File with the password; only its owner may read it.")
+    trust: FilePath | None = Field(
+        default=None, description="PEM file with the CA certificate of a server on another host; those of the system when left out."
+    )
 
 
 class AuditDestinationSection(_Section):
@@ -338,5 +352,6 @@ class GatewayConfig(_Section):
     policy: PolicySection = Field(default_factory=PolicySection, description="Who may do what.")
     metrics: MetricsSection | None = Field(default=None, description="Metrics and health.")
     revocation: RevocationSection | None = Field(default=None, description="How revocations become known.")
+    shared: SharedSection | None = Field(default=None, description="What gateways share.")
     audit: AuditSection = Field(description="Where audit records go.")
     limits: LimitsSection = Field(default_factory=LimitsSection, description="What one connection may take.")

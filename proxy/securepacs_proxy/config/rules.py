@@ -71,7 +71,7 @@ def _metrics(metrics: MetricsSection) -> Iterator[ConfigError]:
     if (metrics.listen is None) == (metrics.socket is None):
         hint = 'listen = "127.0.0.1:9464", or socket = "metrics.sock"'
         yield ConfigError("metrics need one place to be served at", key="metrics.listen", hint=hint)
-    if metrics.listen is not None and not _is_loopback(metrics.listen.host):
+    if metrics.listen is not None and not is_loopback(metrics.listen.host):
         yield ConfigError(
             f"{metrics.listen.host} is not a loopback address: metrics have no access control",
             key="metrics.listen",
@@ -79,7 +79,7 @@ def _metrics(metrics: MetricsSection) -> Iterator[ConfigError]:
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

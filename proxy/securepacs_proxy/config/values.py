@@ -9,6 +9,7 @@ import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo
 from pydantic_core import PydanticCustomError
@@ -77,6 +78,18 @@ def _host_port(value: Any) -> Any:
     return HostPort(host, int(port))
 
 
+def _database_url(value: Any) -> Any:
+    """Accept no password and no options: a secret stands in a file, and TLS is not for an address to switch off."""
+    if not isinstance(value, str):
+        return value
+    url = urlsplit(value)
+    if url.scheme != "postgresql" or not url.username or not url.hostname or url.path in ("", "/") or url.query or url.fragment:
+        raise _wrong("the value is no address of a PostgreSQL database", 'write "postgresql://USER@HOST:PORT/DATABASE"')
+    if url.password is not None:
+        raise _wrong("the address holds a password", "write it into a file and name that in `password_file`")
+    return value
+
+
 def _fingerprint(value: Any) -> Any:
     """Accept the spellings of `openssl x509 -fingerprint -sha256` and of sha256sum."""
     if not isinstance(value, str) or not value:
@@ -110,6 +123,7 @@ Host = Annotated[str, BeforeValidator(_host)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Endpoint = Annotated[HostPort, BeforeValidator(_host_port), PlainSerializer(str)]
 Endpoints = Annotated[tuple[Endpoint, ...], BeforeValidator(as_tuple)]
+DatabaseUrl = Annotated[str, BeforeValidator(_database_url)]
 Network = Annotated[str, BeforeValidator(_network)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(as_tuple)]
 Fingerprint = Annotated[str, BeforeValidator(_fingerprint)]

@@ -23,7 +23,6 @@ from securepacs_proxy.connection.ends import LINGER_SECONDS, End, Hold, TlsEnd
 from securepacs_proxy.connection.others import InnerEnd, InnerPort, connect_first, connect_within
 from securepacs_proxy.connection.peers import AuthenticatedPeer
 from securepacs_proxy.connection.timers import Timers
-from securepacs_proxy.dicom import defects
 from securepacs_proxy.events import (
     AuditFailed,
     ConnectionAccepted,
@@ -38,6 +37,7 @@ from securepacs_proxy.events import (
     UpstreamConnected,
     UpstreamUnreachable,
 )
+from securepacs_proxy.faults import fault
 from securepacs_proxy.reverse import ALPN, ReverseRelay
 from securepacs_proxy.sessions import Session, SessionState
 from securepacs_proxy.tls_bio import TlsServer
@@ -372,8 +372,8 @@ class RelayedConnection:
 
     def _crash(self, error: Exception) -> None:
         self._failed = True
-        defects.report(self.id, error)
-        self._shell.sessions.totals.crashes += 1
+        _log.critical("the relay of connection %s failed: %s; connection cut", self.id, fault(error))
+        self._shell.crashed(self, fault(error))
         self._waiting.clear()
         self._barrier = 0
         self._barrier_round += 1

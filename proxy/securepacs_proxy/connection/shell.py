@@ -50,6 +50,8 @@ class Admission(Protocol):
 
     def closed(self, host: str, subject: Subject | None) -> None: ...
 
+    def crashed(self, session: Session, reason: str) -> None: ...
+
 
 def _no_reverse(_connection_id: str) -> Relay:
     raise RuntimeError("this shell makes no relay for agents that wait")
@@ -130,6 +132,11 @@ class Shell:
         """Count an authenticated peer."""
         self.sessions.totals.authenticated += 1
         self._admission.authenticated(subject)
+
+    def crashed(self, connection: RelayedConnection, reason: str) -> None:
+        """Count a connection that was cut because its relay failed; `reason` says where, without data."""
+        self.sessions.totals.crashes += 1
+        self._admission.crashed(connection.session, reason)
 
     @property
     def connect_seconds(self) -> float:

@@ -16,6 +16,7 @@ from securepacs.audit.forwarder import Forwarder
 from securepacs.audit.message import AuditMessage, EventOutcomeIndicator
 from securepacs.audit.senders import Transport, make_sender
 from securepacs.audit.sinks import SpoolSink
+from securepacs.codes import SECURITY_CONFIGURATION, SECURITY_ROLES_CHANGED, USER_SECURITY_ATTRIBUTES_CHANGED
 from securepacs.errors import Unavailable
 from securepacs.tls import client_context
 from securepacs_proxy.config import AuditDestinationSection
@@ -24,10 +25,10 @@ from securepacs_proxy.reload import Snapshot
 from securepacs_proxy.status import SUPERVISOR
 from securepacs_proxy.workers.records import (
     activity,
+    change_alert,
     configuration_alert,
     destination_name,
     open_spool,
-    rights_alert,
     sink_of,
     spool_folder,
     spool_names,
@@ -37,11 +38,19 @@ _log = logging.getLogger(__name__)
 AUDITOR = "auditor"
 _DELIVERY_SECONDS = 5.0  # at the end; what is left is delivered after the next start
 _RETRY_SECONDS = 5.0
+_CHANGES = {
+    "security": SECURITY_CONFIGURATION,
+    "roles": SECURITY_ROLES_CHANGED,
+    "rights": USER_SECURITY_ATTRIBUTES_CHANGED,
+}
 _OUTCOMES = {"changed": EventOutcomeIndicator.SUCCESS, "failed": EventOutcomeIndicator.MINOR_FAILURE}
 
 
 class Notes:
-    """What the supervisor wants on record (started, stopped, changed, failed), kept until the auditor says that it is durable."""
+    """What the supervisor wants on record, kept until the auditor says that it is durable.
+
+    Kinds: `started` and `stopped`; `changed` and `failed` of itself; `security`, `roles` and `rights` that somebody changed.
+    """
 
     def __init__(self) -> None:
         self.closed = False
@@ -139,6 +148,7 @@ def _record(snapshot: Snapshot, note: Message) -> AuditMessage:
     at = datetime.fromisoformat(note["at"])
     if note["kind"] in _OUTCOMES:
         return configuration_alert(snapshot, at=at, text=str(note["text"]), outcome=_OUTCOMES[note["kind"]])
-    if note["kind"] == "rights":
-        return rights_alert(snapshot, at=at, text=str(note["text"]), by=str(note["by"]))
+    if note["kind"] in _CHANGES:
+        alert_type, text, by = _CHANGES[note["kind"]], str(note["text"]), str(note["by"])
+        return change_alert(snapshot, alert_type=alert_type, at=at, text=text, by=by)
     return activity(snapshot, SUPERVISOR, at=at, started=note["kind"] == "started")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -11,7 +12,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
+from securepacs.errors import MalformedError
 from securepacs_proxy.control import LineReader, Message, encode
+from securepacs_proxy.faults import fault
 
 _log = logging.getLogger(__name__)
 _CHILD_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGINT)
@@ -27,6 +30,7 @@ class Child:
     pipe: socket.socket
     since: float
     ready: bool = False
+    fault: str = ""  # its last words
     lines: LineReader = field(default_factory=LineReader)
 
     def send(self, message: Message) -> None:
@@ -40,9 +44,12 @@ class Child:
         """Return the messages that arrived, None when the child closed its end."""
         try:
             data = self.pipe.recv(262_144)
+            return self.lines.feed(data) if data else None
         except OSError:
             return None
-        return self.lines.feed(data) if data else None
+        except MalformedError as error:  # it died within a line
+            _log.error("%s is not understood: %s", self.name, error.message)
+            return None
 
 
 def fork(name: str, main: Callable[[socket.socket], int], *, close: Iterable[int], now: float) -> Child:
@@ -60,6 +67,7 @@ def fork(name: str, main: Callable[[socket.socket], int], *, close: Iterable[int
 
 def _run_child(name: str, main: Callable[[socket.socket], int], pipe: socket.socket, close: list[int]) -> NoReturn:
     status = 70  # EX_SOFTWARE
+    last_words = pipe.dup()  # an event loop that fails closes its own
     try:
         for number in _CHILD_SIGNALS:
             signal.signal(number, signal.SIG_IGN if number in (signal.SIGINT, signal.SIGHUP) else signal.SIG_DFL)
@@ -67,8 +75,10 @@ def _run_child(name: str, main: Callable[[socket.socket], int], pipe: socket.soc
         for descriptor in close:
             os.close(descriptor)
         status = main(pipe)
-    except Exception:
-        _log.exception("%s failed", name)
+    except BaseException as error:
+        _log.critical("%s failed: %s", name, fault(error))
+        with contextlib.suppress(OSError):
+            last_words.sendall(encode({"type": "failed", "fault": fault(error)}))
     finally:
         logging.shutdown()
         os._exit(status)

@@ -22,7 +22,7 @@ from securepacs_proxy.status import SOCKET_NAME, SUPERVISOR, is_running, short_n
 
 _CREDENTIALS = struct.Struct("3i")  # process, user, group: unix(7)
 _MAX_VISITORS = 16
-_REQUESTS = frozenset({"status", "end", "block", "unblock", "blocks"})
+_REQUESTS = frozenset({"status", "end", "block", "unblock", "blocks", "reload"})
 _REQUEST_BYTES = 4096
 _ANSWER_SECONDS = 2.0  # a visitor that does not read its answer is left
 
@@ -71,6 +71,14 @@ class Desk:
         for visitor in tuple(self._visitors.values()):
             if visitor.number == number:
                 visitor.answers[worker] = message
+                if visitor.expected <= visitor.answers.keys():
+                    self._reply(visitor)
+
+    def gone(self, worker: str) -> None:
+        """A worker has ended and answers nobody any more."""
+        for visitor in tuple(self._visitors.values()):
+            if worker in visitor.expected - visitor.answers.keys():
+                visitor.expected.discard(worker)
                 if visitor.expected <= visitor.answers.keys():
                     self._reply(visitor)
 

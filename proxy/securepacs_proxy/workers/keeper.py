@@ -23,6 +23,7 @@ from securepacs.policy.subject import SubjectKind
 from securepacs.trust.files import load_crls
 from securepacs_proxy.config import RevocationSection
 from securepacs_proxy.control import LineReader, Message, encode
+from securepacs_proxy.faults import fault
 from securepacs_proxy.reload import Snapshot, read_snapshot
 from securepacs_proxy.revocation.judge import Judge, Watched, WatchList, decode_chain
 from securepacs_proxy.revocation.sources import KeepingFetcher, own_status
@@ -196,7 +197,7 @@ class Keeper:
 
 def _log_failure(future: Future[None]) -> None:
     if not future.cancelled() and (error := future.exception()) is not None:
-        _log.error("looking at certificates failed: %s", type(error).__name__, exc_info=error)
+        _log.error("looking at certificates failed: %s", fault(error))
 
 
 def _now() -> datetime:

@@ -111,3 +111,9 @@ class ConnectionCounts:
     def total(self) -> int:
         """Return the connections of all workers, now."""
         return sum(_SLOT.unpack_from(self._memory, worker * _SLOT.size)[0] for worker in range(self._workers))
+
+
+def address_of(sock: socket.socket) -> str:
+    """Return where a socket listens, as it is written."""
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -20,7 +20,7 @@ from securepacs.codes import (
     SECURITY_ROLES_CHANGED,
     SOFTWARE_CONFIGURATION,
     USE_OF_RESTRICTED_FUNCTION,
-    USER_SECURITY_ATTRIBUTES_CHANGED,
+    CodedValue,
 )
 from securepacs.policy.subject import Subject
 from securepacs_proxy.config import AuditDestinationSection
@@ -87,12 +87,12 @@ def configuration_alert(snapshot: Snapshot, *, at: datetime, text: str, outcome:
     )
 
 
-def rights_alert(snapshot: Snapshot, *, at: datetime, text: str, by: str) -> AuditMessage:
-    """Somebody was blocked or let in again by hand (PS3.15 A.5.3.14)."""
+def change_alert(snapshot: Snapshot, *, alert_type: CodedValue, at: datetime, text: str, by: str) -> AuditMessage:
+    """Somebody changed who may do what: policy, roles, enrolment, configuration, a block by hand (PS3.15 A.5.3.14)."""
     return security_alert(
         source=snapshot.source(SUPERVISOR),
         at=at,
-        alert_type=USER_SECURITY_ATTRIBUTES_CHANGED,
+        alert_type=alert_type,
         reporter=_gateway(snapshot),
         performers=(participant(by),),
         node_id=socket.gethostname(),
@@ -142,8 +142,16 @@ class TurnedAwayRecorder:
         self._later(self._flush)
 
 
-def ended_alert(snapshot: Snapshot, process: str, *, at: datetime, session: Session, reason: str) -> AuditMessage:
-    """A live connection was ended from outside: by an administrator, a revocation, a changed enrolment (PS3.15 A.5.3.14)."""
+def ended_alert(
+    snapshot: Snapshot,
+    process: str,
+    *,
+    at: datetime,
+    session: Session,
+    reason: str,
+    outcome: EventOutcomeIndicator = EventOutcomeIndicator.SUCCESS,
+) -> AuditMessage:
+    """A live connection was ended: by an administrator, a revocation, a changed enrolment, a defect (PS3.15 A.5.3.14)."""
     subject = session.subject
     user = participant(subject.user_id, name=subject.name, host=session.peer.host) if subject is not None else None
     return security_alert(
@@ -154,6 +162,7 @@ def ended_alert(snapshot: Snapshot, process: str, *, at: datetime, session: Sess
         performers=(user,) if user is not None else (),
         node_id=session.peer.host,
         alert_description=f"connection {session.id} was ended: {reason}",
+        outcome=outcome,
     )
 
 

@@ -27,14 +27,16 @@ from securepacs_proxy.workers.auditor import AUDITOR, Notes, auditor_main
 from securepacs_proxy.workers.children import Child, fork
 from securepacs_proxy.workers.desk import Asked, Desk
 from securepacs_proxy.workers.endpoint import Endpoint
-from securepacs_proxy.workers.keep_out import KeepOut
+from securepacs_proxy.workers.keep_out import MAX_REASON, KeepOut
 from securepacs_proxy.workers.keeper import KEEPER, keeper_main
-from securepacs_proxy.workers.listening import ConnectionCounts, PeerCounts, bind
+from securepacs_proxy.workers.ledger import put_on_record
+from securepacs_proxy.workers.listening import ConnectionCounts, PeerCounts, address_of, bind
 from securepacs_proxy.workers.moves import SharedMoves
 from securepacs_proxy.workers.preparing import create_spool, raise_descriptor_limit
 from securepacs_proxy.workers.records import worker_name
 from securepacs_proxy.workers.reverse import SharedWaiting
 from securepacs_proxy.workers.settings import contexts_of
+from securepacs_proxy.workers.sharer import SHARER, sharer_main
 from securepacs_proxy.workers.visits import SharedVisits
 from securepacs_proxy.workers.worker import Place, worker_main
 
@@ -45,7 +47,7 @@ _END_SECONDS = 20.0  # beyond the drain: the last aborts, the last records
 _BACK_OFF = (0.1, 10.0)  # first and longest pause before a dead child is replaced
 _STABLE_SECONDS = 30.0  # a child that lived so long is replaced at once
 _TICK_SECONDS = 1.0
-_WITHOUT_PORTS = {AUDITOR: auditor_main, KEEPER: keeper_main}
+_WITHOUT_PORTS = {AUDITOR: auditor_main, KEEPER: keeper_main, SHARER: sharer_main}
 
 
 def run_gateway(config: Path, *, drain_seconds: float = DRAIN_SECONDS, ready_fd: int | None = None) -> None:
@@ -91,7 +93,7 @@ class Supervisor:
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_in, False)
         os.set_blocking(self._wake_out, False)
-        self._keep_out = KeepOut(snapshot.config.audit.spool)
+        self._keep_out = KeepOut(snapshot.config, self._notes, self._send_to_workers, self._send_to)
         self._desk = Desk(snapshot.config.audit.spool, self._on_request)
         self._replaced: Counter[str] = Counter()
         self._reloads = Counter({"accepted": 0, "refused": 0})
@@ -107,11 +109,10 @@ class Supervisor:
         try:
             self._start(AUDITOR)
             self._notes.add("started", at=_now())
+            put_on_record(self._snapshot, self._notes, at=_now(), reason="start of the gateway")
             self._send_notes()
-            if self._snapshot.config.revocation is not None:
-                self._start(KEEPER)
-            for number in range(self._snapshot.config.gateway.workers):
-                self._start(worker_name(number))
+            for name in self._expected()[1:]:
+                self._start(name)
             while self._children or not self._stopping:
                 self._turn()
         finally:
@@ -152,6 +153,9 @@ class Supervisor:
                 case "ready":
                     child.ready = True
                     self._announce_when_ready()
+                    self._keep_out.came_up(child.name)
+                case "failed":
+                    child.fault = str(message["fault"])
                 case "recorded":
                     self._notes.recorded(int(message["number"]))
                     self._end_when_quiet()
@@ -164,6 +168,9 @@ class Supervisor:
                     self._send_to(KEEPER, message)
                 case "verdicts" | "staple":
                     self._send_to_workers(message)
+                case "shared":
+                    self._keep_out.follow(message, at=_now())
+                    self._send_notes()
                 case "alarm":
                     self._note("failed" if message["bad"] else "changed", str(message["text"]))
                 case "reload-failed":
@@ -238,13 +245,15 @@ class Supervisor:
         _, pause = self._restarts.get(child.name, (0.0, 0.0))
         pause = _BACK_OFF[0] if lived > _STABLE_SECONDS else min(max(2 * pause, _BACK_OFF[0]), _BACK_OFF[1])
         self._restarts[child.name] = (time.monotonic() + pause, pause)
-        self._note("failed", f"{child.name} (pid {child.pid}) ended with {code} and is replaced")
+        self._desk.gone(child.name)
+        why = f": {child.fault}" if child.fault else ""
+        self._note("failed", f"{child.name} (pid {child.pid}) ended with {code} and is replaced{why}")
 
     def _announce_when_ready(self) -> None:
         if self._started or not all(child.ready for child in self._children.values()):
             return
         self._started = True
-        lines = [f"securepacs-proxy: ready on {_address(sock)}\n" for sock in self._sockets]
+        lines = [f"securepacs-proxy: ready on {address_of(sock)}\n" for sock in self._sockets]
         sys.stderr.write("".join(lines))
         sys.stderr.flush()
         if self._ready_fd is not None:
@@ -265,7 +274,7 @@ class Supervisor:
 
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGHUP:
-            self._reload()
+            self._reload("", "signal SIGHUP")
         elif number in (signal.SIGTERM, signal.SIGINT):
             self._stop()
 
@@ -290,45 +299,49 @@ class Supervisor:
             self._notes.add("stopped", at=_now())
             self._notes.closed = True
             self._send_notes()
-            self._send_to(KEEPER, {"type": "drain"})
+            for name in (KEEPER, SHARER):
+                self._send_to(name, {"type": "drain"})
         elif not self._notes.waiting:
             auditor.send({"type": "drain"})
 
-    def _reload(self) -> None:
-        """Read everything anew; what is broken changes nothing and is recorded."""
+    def _reload(self, by: str, reason: str) -> Message:
+        """Read everything anew; what is broken changes nothing and is recorded. Returns what is said to who asked."""
         try:
             snapshot = read_snapshot(self._snapshot.path)
             contexts_of(snapshot.listeners)
+            key = needs_restart(self._snapshot, snapshot)
+            if key:
+                raise ConfigError("the setting cannot change without a restart", key=key)
+            put_on_record(snapshot, self._notes, at=_now(), by=by, reason=reason)
         except ConfigError as error:
-            self._refuse_reload(f"{error.key}: {error.message}")
-            return
-        key = needs_restart(self._snapshot, snapshot)
-        if key:
-            self._refuse_reload(f"{key} cannot change without a restart")
-            return
+            return self._refuse_reload(error)
         self._snapshot = snapshot
         self._send_to(KEEPER, {"type": "reload"})
         self._send_to_workers({"type": "reload", "version": snapshot.version})
         self._reloads["accepted"] += 1
         self._note("changed", f"the configuration was replaced, version {snapshot.version[:12]}")
+        return {"version": snapshot.version}
 
-    def _refuse_reload(self, why: str) -> None:
+    def _refuse_reload(self, error: ConfigError) -> Message:
         self._reloads["refused"] += 1
-        self._note("failed", f"the new configuration is refused, the old one stays: {why}")
+        why = f"the new configuration is refused, the old one stays: {error.key}: {error.message}"
+        self._note("failed", why)
+        return {"error": why, "hint": error.hint}
 
     def _on_request(self, number: int, request: Message) -> Asked:
         """Follow a request of the control socket, or pass it on to all workers."""
         own: Message | None = None
         match request["type"]:
             case "blocks":
-                return Asked(own={"blocks": [block.to_dict() for block in self._keep_out.blocks]})
+                return Asked(own=self._keep_out.order)
+            case "reload":
+                return Asked(own=self._reload(str(request["by"]), str(request.get("reason", ""))[:MAX_REASON] or "no reason given"))
             case "block" | "unblock":
                 own = self._keep_out.change(request, at=_now())
                 if "error" in own:
                     return Asked(own=own)
-                self._notes.add("rights", at=_now(), text=own["text"], by=str(request["by"]))
                 self._send_notes()
-                request = {"type": "blocks", "blocks": [block.to_dict() for block in self._keep_out.blocks]}
+                request = self._keep_out.order
         self._send_to_workers({**request, "id": number})
         return Asked([child.name for child in self._workers()], own)
 
@@ -338,9 +351,7 @@ class Supervisor:
 
     def _missing(self) -> list[str]:
         """Return what keeps the gateway from serving well; empty when it is ready."""
-        expected = [AUDITOR, *(worker_name(number) for number in range(self._snapshot.config.gateway.workers))]
-        expected += [KEEPER] if self._snapshot.config.revocation is not None else []
-        missing = [name for name in expected if name not in self._children or not self._children[name].ready]
+        missing = [name for name in self._expected() if name not in self._children or not self._children[name].ready]
         return ["stopping", *missing] if self._stopping else missing
 
     def _metrics(self, answers: Mapping[str, Message]) -> bytes:
@@ -354,6 +365,12 @@ class Supervisor:
             reloads=self._reloads,
         )
         return exposition(state)
+
+    def _expected(self) -> list[str]:
+        """Return the names of all processes in the order in which they start; the workers last."""
+        config = self._snapshot.config
+        helpers = [name for name, section in ((KEEPER, config.revocation), (SHARER, config.shared)) if section is not None]
+        return [AUDITOR, *helpers, *(worker_name(number) for number in range(config.gateway.workers))]
 
     def _workers(self) -> list[Child]:
         return [child for child in self._children.values() if child.name not in _WITHOUT_PORTS]
@@ -376,11 +393,6 @@ class Supervisor:
         if auditor is not None:
             for message in self._notes.unsent(auditor.pid):
                 auditor.send(message)
-
-
-def _address(sock: socket.socket) -> str:
-    host, port = sock.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _now() -> datetime:

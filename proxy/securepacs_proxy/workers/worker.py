@@ -14,10 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from time import monotonic
+from typing import Any
 from weakref import WeakValueDictionary
 
 from OpenSSL import SSL
 
+from securepacs.audit.message import EventOutcomeIndicator
 from securepacs.audit.sinks import SpoolSink
 from securepacs.errors import AccessDenied, SecurePacsError
 from securepacs.policy.subject import Subject
@@ -28,6 +30,7 @@ from securepacs_proxy.control import LineReader, Message, encode
 from securepacs_proxy.dicom.relay import DicomRelay
 from securepacs_proxy.dicom.settings import EGRESS
 from securepacs_proxy.events import PolicyReplaced, SessionEnded
+from securepacs_proxy.faults import fault
 from securepacs_proxy.guard import AssociationPolicy
 from securepacs_proxy.reload import Snapshot, read_snapshot
 from securepacs_proxy.reverse import ReverseRelay
@@ -135,6 +138,7 @@ class Worker:
             deliveries=self._waiting,
         )
         self._waiting.listen(self._deliver, self._shell.now)
+        loop.set_exception_handler(self._on_loop_fault)
         loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
         reader, writer = await asyncio.open_unix_connection(sock=pipe)
         accepts = [functools.partial(self._accept, index) for index in range(len(self._place.sockets))]
@@ -145,14 +149,16 @@ class Worker:
             refresh = timedelta(seconds=revocation.refresh_seconds)
             self._standing = Standing(lambda: self._shell, refresh=refresh, send=self._tell, end=self._end_connection)
         self._answer(encode({"type": "ready"}))
-        orders = loop.create_task(self._follow_orders(reader))
-        await self._stopping.wait()
+        orders, stopping = loop.create_task(self._follow_orders(reader)), loop.create_task(self._stopping.wait())
+        await asyncio.wait((orders, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if orders.done():
+            orders.result()  # a worker that follows no orders would know of no block and no revocation: it fails
         for server in servers:
             server.close()
         await self._drain()
-        orders.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await orders
+        for task in (orders, stopping):
+            task.cancel()
+        await asyncio.gather(orders, stopping, return_exceptions=True)
         writer.close()
 
     # --- admission, asked by the shell ----------------------------------------------------------------------------------
@@ -194,10 +200,27 @@ class Worker:
         if subject is not None:
             self._place.peers.add(self._place.number, _as_peer(subject), -1)
 
+    def crashed(self, session: Session, reason: str) -> None:
+        """Record a connection that was cut because its relay failed."""
+        why, at = f"its relay failed: {reason}", self._shell.now()
+        failure = EventOutcomeIndicator.SERIOUS_FAILURE
+        self._shell.record(ended_alert(self._snapshot, self._place.name, at=at, session=session, reason=why, outcome=failure))
+
     # --- inside ---------------------------------------------------------------------------------------------------------
 
     def _tell(self, message: Message) -> None:
         self._answer(encode(message))
+
+    def _on_loop_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Take over from asyncio, which would log the arguments of what failed; it closes the connection whose input failed."""
+        error = context.get("exception")
+        where = fault(error) if isinstance(error, BaseException) else "no exception"
+        _log.critical("a step of the event loop of %s failed: %s", self._place.name, where)
+        self._shell.sessions.totals.crashes += 1
+        now = self._shell.now()
+        if now - self._alarmed.get(where, now - _ALARM_AGAIN) >= _ALARM_AGAIN:
+            self._alarmed[where] = now
+            self._tell({"type": "alarm", "text": f"a step of the event loop of {self._place.name} failed: {where}", "bad": True})
 
     def _verify(self, peer: AuthenticatedPeer, answer: Callable[[str], None]) -> None:
         if peer.subject.ignored_roles:
