@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
 
+from securepacs.audit.grading import Verdict
 from securepacs.audit.message import ActiveParticipant, AuditMessage
 from securepacs.audit.reports.model import Chart, Report, Row, Table, local
 from securepacs.audit.reports.scope import TOP, Scope
 from securepacs.audit.reports.seen import ae_titles_of, message_of, serials_of
 from securepacs.audit.reports.spill import Spill
 from securepacs.audit.repository.search import Criteria
-from securepacs.audit.repository.terms import is_patient
-from securepacs.codes import STUDY_INSTANCE_UID_TYPE
 from securepacs.errors import UsageError
 from securepacs.store.tables import moment_of, moment_text
 
+_MOST_KNOWN = 4096  # lists of participants in memory
 _COLUMNS = ("item", "value", "count", "first", "last")
 _PLAIN = re.compile(r"[A-Za-z0-9._ :-]+")  # what XML writes as it is
 
@@ -90,20 +90,22 @@ def breach(scope: Scope, suspect: Suspect) -> Iterator[Report]:
     with scope.opened("breach", **{suspect.kind.value: suspect.value}) as (reading, spill):
         actions: Counter[str] = Counter()
         records = failed = unreadable = 0
+        took_part = _Participation(suspect)
         for record, raw in reading.contents(wanted):
-            message = message_of(raw) if suspect.may_be_in(raw) else None
-            if message is None:
-                unreadable += bool(raw) and record.verdict == "unparsed"
+            if record.verdict == Verdict.UNPARSED:
+                unreadable += bool(raw)
                 continue
-            if not suspect.took_part(message):
+            if not (suspect.may_be_in(raw) and took_part.in_record(raw, conformant=record.verdict == Verdict.CONFORMANT)):
                 continue
             records += 1
             failed += bool(record.outcome)
             moment = moment_text(record.at)
             actions[words.event(record.event_code, record.action, record.event_name)] += 1
             spill.see("minute", moment[:16], moment)
-            for kind, value in _objects(message):
-                spill.see(kind, value, moment)
+            for patient in _whole(record.patients):
+                spill.see("patient", patient, moment)
+            for study in record.studies:
+                spill.see("study", study, moment)
         tables = tuple(_table(scope, spill, kind, title) for kind, title in (("patient", "patients"), ("study", "studies")))
         columns = tuple(map(words, _COLUMNS))
         whole = Table(
@@ -134,17 +136,31 @@ def breach(scope: Scope, suspect: Suspect) -> Iterator[Report]:
         )
 
 
-def _objects(message: AuditMessage) -> Iterator[tuple[str, str]]:
-    for what in message.ParticipantObjectIdentification:
-        kind = what.ParticipantObjectIDTypeCode
-        if is_patient(
-            what.ParticipantObjectTypeCode, what.ParticipantObjectTypeCodeRole, kind.csd_code, kind.codeSystemName
-        ):  # fmt: skip
-            yield "patient", what.ParticipantObjectID
-        elif kind.csd_code == STUDY_INSTANCE_UID_TYPE.csd_code:
-            yield "study", what.ParticipantObjectID
-        if what.ParticipantObjectDescription is not None:
-            yield from (("study", uid) for uid in what.ParticipantObjectDescription.ParticipantObjectContainsStudy)
+class _Participation:
+    """Tells whether the suspect took part in records. Participants repeat from record to record, so each list is read once."""
+
+    def __init__(self, suspect: Suspect) -> None:
+        self._suspect = suspect
+        self._known: dict[bytes, bool] = {}
+
+    def in_record(self, raw: bytes, *, conformant: bool) -> bool:
+        """Tell it of a record that could be read when it was received; only the grammar says where participants end."""
+        people = raw[raw.find(b"<ActiveParticipant") : raw.rfind(b"<AuditSourceIdentification")] if conformant else b""
+        found = self._known.get(people) if people else None
+        if found is None:
+            message = message_of(raw)
+            found = message is not None and self._suspect.took_part(message)
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[people] = found
+        return found
+
+
+def _whole(patients: tuple[str, ...]) -> Iterator[str]:
+    """Yield the patients of a record as it names them: the index keeps an ID with an issuer also without it."""
+    for patient in patients:
+        if not any(other.startswith(f"{patient}^") for other in patients):
+            yield patient
 
 
 def _table(scope: Scope, spill: Spill, kind: str, title: str) -> Table:
