@@ -9,7 +9,7 @@ from datetime import datetime
 from securepacs.audit.message import ActiveParticipant, AuditMessage
 from securepacs.audit.reports.model import Chart, Report, Row, Table, local
 from securepacs.audit.reports.scope import TOP, Scope
-from securepacs.audit.reports.seen import message_of
+from securepacs.audit.reports.seen import actor, message_of
 from securepacs.audit.reports.spill import Spill
 from securepacs.audit.repository.reading import Reading
 from securepacs.audit.repository.search import Criteria
@@ -63,7 +63,7 @@ def emergency(scope: Scope) -> Iterator[Report]:
 def overriding(message: AuditMessage) -> ActiveParticipant:
     """Return whose override it is: the requestor, else who is reported about, else who reports."""
     people = message.ActiveParticipant
-    return next((each for each in people if each.UserIsRequestor), people[-1 if len(people) == 2 else min(1, len(people) - 1)])
+    return next((each for each in people if each.UserIsRequestor), people[1] if len(people) > 1 else actor(message))
 
 
 def _reason(message: AuditMessage) -> str:
