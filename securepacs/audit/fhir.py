@@ -236,8 +236,8 @@ def _base64(value: bytes) -> str:
 def from_fhir(resource: Json) -> AuditMessage:
     """Return the message of an AuditEvent (R4), of whatever origin. Raises MalformedError, which quotes nothing of it.
 
-    Lost: agent.location, agent.policy, agent.purposeOfUse beyond the event's, period, entity.description, and every extension that is
-    not HL7's for DICOM or ours.
+    Lost: agent.location, agent.policy, agent.purposeOfUse, period, entity.description, and every extension that is not HL7's for
+    DICOM or ours.
     """
     try:
         if resource["resourceType"] != "AuditEvent":

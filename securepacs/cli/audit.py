@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from securepacs.audit.grading import Grade
     from securepacs.audit.message import ActiveParticipant
     from securepacs.audit.repository import AuditRecord, Repository
+    from securepacs.audit.repository.fhir_service import AuditEventServer
     from securepacs.audit.sinks import SpoolSink
 
 app = typer.Typer(help="Audit messages: keep, send, validate, search, prove.", no_args_is_help=True)
@@ -55,6 +56,14 @@ def serve(
     spool: Annotated[Path | None, typer.Option("--spool", help="Folder where checkpoints wait for the witness.")] = None,
     keep_days: Annotated[int, typer.Option("--keep-days", help="Erase what is older and not held; 0 keeps for ever.")] = 0,
     law: Annotated[str, typer.Option("--law", help="The law that retention follows; it is recorded.")] = "",
+    fhir_listen: Annotated[str, typer.Option("--fhir-listen", help="HOST:PORT of FHIR search for auditors (IHE ITI-81).")] = "",
+    fhir_trust: Annotated[
+        list[Path] | None, typer.Option("--fhir-trust", help="Whom to trust for certificates of auditors: file or folder.")
+    ] = None,
+    fhir_crl: Annotated[list[Path] | None, typer.Option("--fhir-crl", help="Revocation lists of auditors.")] = None,
+    auditor: Annotated[
+        list[str] | None, typer.Option("--auditor", help="SHA-256 of a certificate that is an auditor's without saying so.")
+    ] = None,
 ) -> None:
     """Run an audit record repository: syslog over mutual TLS (RFC 5425) into a searchable store, until SIGTERM.
 
@@ -89,6 +98,11 @@ def serve(
                     repository, signer, seconds=checkpoint_seconds, witness=sink, stamp_urls=tsa or (), retention=days, law=law
                 )
             )
+        if fhir_listen:
+            fhir = stack.enter_context(_fhir(repository, fhir_listen, cert, key, fhir_trust, fhir_crl, auditor))
+            output.errors.print(f"FHIR at https://{_joined(_address(fhir_listen)[0], fhir.port)}", markup=False, highlight=False)
+        elif fhir_trust or fhir_crl or auditor:
+            raise UsageError("--fhir-trust, --fhir-crl and --auditor need --fhir-listen")
         server = RepositoryServer(repository, host=host, port=port, context=context)
         with server:
             output.errors.print(f"listening on {_joined(host, server.port)}", highlight=False)
@@ -185,6 +199,26 @@ def search(
             _print_csv(records)
         else:
             output.print_table(f"{len(records)} audit records", _COLUMNS, map(_cells, records))
+
+
+def _fhir(
+    repository: Repository,
+    listen: str,
+    cert: Path,
+    key: Path,
+    trust: list[Path] | None,
+    crl: list[Path] | None,
+    auditors: list[str] | None,
+) -> AuditEventServer:
+    """Return the FHIR service. Auditors have anchors of their own: a CA of devices must not be able to make one."""
+    from securepacs.audit.repository.fhir_service import AuditEventServer
+    from securepacs.tls import server_context
+
+    if not trust:
+        raise UsageError("--fhir-listen needs --fhir-trust: whose certificates may be auditors")
+    host, port = _address(listen)
+    context = server_context(certificate=cert, key=key, trust=trust, crls=crl or (), alpn=("http/1.1",))
+    return AuditEventServer(repository, host=host, port=port, context=context, auditors=auditors or ())
 
 
 @contextmanager

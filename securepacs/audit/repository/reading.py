@@ -6,14 +6,15 @@ Records that repeat an earlier one are left out everywhere, except where they ar
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, Select, func, select, tuple_
 
 from securepacs.audit.repository.search import AuditRecord, Criteria, conditions, to_record
 from securepacs.audit.repository.tables import audit_checkpoint, audit_content, audit_erasure, audit_record
 from securepacs.errors import UsageError
+from securepacs.store.tables import moment_text
 
 _AT_ONCE = 500  # rows in memory
 
@@ -30,11 +31,22 @@ class Reading:
         for row in self._connection.execute(self._ordered(select(audit_record), criteria)):
             yield to_record(row)
 
-    def contents(self, criteria: Criteria, *, first: int = 0, most: int | None = None) -> Iterator[tuple[AuditRecord, bytes]]:
-        """Yield records with their octets, none where they were erased; from number `first` on, at most `most`."""
-        joined = select(audit_record, audit_content.c.raw).join(audit_content, isouter=True)
-        for row in self._connection.execute(self._ordered(joined, criteria).offset(first).limit(most)):
+    def contents(self, criteria: Criteria, *, after: tuple[datetime, int] | None = None) -> Iterator[tuple[AuditRecord, bytes]]:
+        """Yield records with their octets, none where they were erased; those that come after a moment and id in their order."""
+        query = self._ordered(select(audit_record, audit_content.c.raw).join(audit_content, isouter=True), criteria)
+        if after is not None:
+            place, last = tuple_(audit_record.c.moment, audit_record.c.id), (moment_text(after[0]), after[1])
+            query = query.where(place < last if criteria.newest_first else place > last)
+        for row in self._connection.execute(query):
             yield to_record(row), bytes(row.raw or b"")
+
+    def record(self, record_id: int) -> tuple[AuditRecord, bytes] | None:
+        """Return one record with its octets, a repeated one too; None when there is none."""
+        joined = select(audit_record, audit_content.c.raw).join(audit_content, isouter=True)
+        row = self._connection.execute(
+            joined.where(audit_record.c.id == record_id, audit_record.c.id < self._own)
+        ).one_or_none()  # fmt: skip
+        return None if row is None else (to_record(row), bytes(row.raw or b""))
 
     def count(self, criteria: Criteria, *, repeats: bool = False) -> int:
         """Return how many records meet the criteria; `repeats`: how many of those that were left out."""
@@ -86,8 +98,3 @@ class Reading:
         order = (audit_record.c.moment, audit_record.c.id)
         ordered = (column.desc() if criteria.newest_first else column.asc() for column in order)
         return query.where(*self._where(criteria)).order_by(*ordered).execution_options(yield_per=_AT_ONCE)
-
-
-def in_order(criteria: Criteria) -> Criteria:
-    """Return the criteria with the oldest record first."""
-    return replace(criteria, newest_first=False)
