@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import re
 import sys
 from collections.abc import Iterator
@@ -114,6 +115,22 @@ def agent_settings_page() -> str:
     return "\n".join([*lines, *head.splitlines()[3:]]) + "\n" + separator + rest
 
 
+def audited_page() -> str:
+    """The table of what is audited when."""
+    return _beside("audited").page(REPOSITORY)  # type: ignore[no-any-return]
+
+
+def _beside(name: str) -> Any:
+    """Import a module that stands beside this file, however this file itself was loaded."""
+    specification = importlib.util.spec_from_file_location(f"docs_{name}", Path(__file__).with_name(f"{name}.py"))
+    if specification is None or specification.loader is None:
+        raise ImportError(name)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module
+    specification.loader.exec_module(module)
+    return module
+
+
 def pages() -> dict[str, str]:
     """Every generated page by file name."""
     return {
@@ -121,6 +138,7 @@ def pages() -> dict[str, str]:
         "errors.md": errors_page(),
         "standards.md": standards_page(),
         "agent-settings.md": agent_settings_page(),
+        "audited-events.md": audited_page(),
     }
 
 

@@ -20,6 +20,7 @@ from securepacs.codes import CodedValue
 from securepacs.errors import UsageError
 
 UNKNOWN = "unknown"
+CERTIFICATE_SERIAL = "certificate-serial-"
 PERSON, SYSTEM_OBJECT = 1, 2  # ParticipantObjectTypeCode
 PATIENT, REPORT, MASTER_FILE, SECURITY_RESOURCE = 1, 3, 5, 13  # ParticipantObjectTypeCodeRole
 
@@ -80,6 +81,15 @@ def media_participant(
 def ae_titles(*titles: str) -> str:
     """Return the AlternativeUserID of a DICOM application (A.5.2.2): `AETITLES=ae1;ae2`."""
     return "AETITLES=" + ";".join(titles)
+
+
+def certificate_role(serial: str) -> CodedValue:
+    """Return the RoleIDCode that names the certificate a participant authenticated with: its serial number, hexadecimal.
+
+    The grammar of A.5.1 has no other place for it; the scheme is the product's own.
+    """
+    digits = serial.lower().lstrip("0")
+    return CodedValue(f"{CERTIFICATE_SERIAL}{digits}", "99SECUREPACS", f"certificate serial number {digits}")
 
 
 def touched(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from securepacs.cli import audit_log, audit_serve, output
+from securepacs.cli import audit_log, audit_report, audit_serve, output
 from securepacs.cli.audit_serve import CertOption, CrlOption, KeyOption, TrustOption
 from securepacs.errors import MalformedError, SecurePacsError, Unavailable, UsageError
 
@@ -25,11 +25,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on a l
 
 _OUTCOMES = {"success": 0, "minor": 4, "serious": 8, "major": 12}
 _COLUMNS = ("time", "event", "outcome", "user", "patient", "description")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 for _command in (audit_serve.serve, audit_log.export, audit_log.verify, audit_log.hold, audit_log.erase, audit_log.grant):
     app.command()(_command)
+app.add_typer(audit_report.app, name="report")
 
 
 @app.command()
@@ -230,11 +230,8 @@ def _print_csv(records: list[AuditRecord]) -> None:
     import csv
     import sys
 
+    from securepacs.audit.reports.cells import neutral
+
     writer = csv.writer(sys.stdout)
     writer.writerow(_COLUMNS)
-    writer.writerows([_neutral(cell) for cell in _cells(record)] for record in records)
-
-
-def _neutral(cell: str) -> str:
-    """Keep a spreadsheet from taking text of a sender for a formula."""
-    return "'" + cell if cell.startswith(_FORMULA) else cell
+    writer.writerows([neutral(cell) for cell in _cells(record)] for record in records)

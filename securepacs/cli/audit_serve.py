@@ -15,6 +15,8 @@ from securepacs.errors import UsageError
 
 if TYPE_CHECKING:
     from securepacs.audit.forwarder import SyslogSender
+    from securepacs.audit.repository import Repository
+    from securepacs.audit.repository.fhir_service import AuditEventServer
     from securepacs.audit.sinks import SpoolSink
 
 CertOption = Annotated[Path, typer.Option("--cert", help="Own certificate, its chain may follow (PEM).")]
@@ -55,6 +57,14 @@ def serve(
     spool: Annotated[Path | None, typer.Option("--spool", help="Folder where checkpoints wait for the witness.")] = None,
     keep_days: Annotated[int, typer.Option("--keep-days", help="Erase what is older and not held; 0 keeps for ever.")] = 0,
     law: Annotated[str, typer.Option("--law", help="The law that retention follows; it is recorded.")] = "",
+    fhir_listen: Annotated[str, typer.Option("--fhir-listen", help="HOST:PORT of FHIR search for auditors (IHE ITI-81).")] = "",
+    fhir_trust: Annotated[
+        list[Path] | None, typer.Option("--fhir-trust", help="Whom to trust for certificates of auditors: file or folder.")
+    ] = None,
+    fhir_crl: Annotated[list[Path] | None, typer.Option("--fhir-crl", help="Revocation lists of auditors.")] = None,
+    auditor: Annotated[
+        list[str] | None, typer.Option("--auditor", help="SHA-256 of a certificate that is an auditor's without saying so.")
+    ] = None,
 ) -> None:
     """Run an audit record repository: syslog over mutual TLS (RFC 5425) into a searchable store, until SIGTERM.
 
@@ -71,6 +81,8 @@ def serve(
     if log_key is None and (tsa or witness or keep_days):
         raise UsageError("--tsa, --witness and --keep-days need --log-key: only a signed log can prove what was erased")
 
+    if not fhir_listen and (fhir_trust or fhir_crl or auditor):
+        raise UsageError("--fhir-trust, --fhir-crl and --auditor need --fhir-listen")
     host, port = address(listen)
     tcp, udp = (address(each) if each else None for each in (unsafe_tcp, unsafe_udp))
     context = server_context(certificate=cert, key=key, trust=trust, crls=crl or ())
@@ -95,6 +107,9 @@ def serve(
                     repository, signer, seconds=checkpoint_seconds, witness=sink, stamp_urls=tsa or (), retention=days, law=law
                 )
             )
+        if fhir_listen:
+            fhir = stack.enter_context(_fhir(repository, fhir_listen, cert, key, fhir_trust, fhir_crl, auditor))
+            output.errors.print(f"FHIR at https://{_joined(address(fhir_listen)[0], fhir.port)}", markup=False, highlight=False)
         for name, sender in destinations.items():
             forwarder = Forwarder([repository.supply(places, name)], sender, name=name, poll_seconds=0.5)
             forwarder.start()
@@ -147,6 +162,26 @@ def _witness(to: str, spool: Path | None, cert: Path, key: Path, trust: list[Pat
             yield sink
         finally:
             forwarder.stop()
+
+
+def _fhir(
+    repository: Repository,
+    listen: str,
+    cert: Path,
+    key: Path,
+    trust: list[Path] | None,
+    crl: list[Path] | None,
+    auditors: list[str] | None,
+) -> AuditEventServer:
+    """Return the FHIR service. Auditors have anchors of their own: a CA of devices must not be able to make one."""
+    from securepacs.audit.repository.fhir_service import AuditEventServer
+    from securepacs.tls import server_context
+
+    if not trust:
+        raise UsageError("--fhir-listen needs --fhir-trust: whose certificates may be auditors")
+    host, port = address(listen)
+    context = server_context(certificate=cert, key=key, trust=trust, crls=crl or (), alpn=("http/1.1",))
+    return AuditEventServer(repository, host=host, port=port, context=context, auditors=auditors or ())
 
 
 def _print_listening(host: str, port: int, how: str) -> None:

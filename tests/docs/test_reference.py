@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,13 @@ def test_decisions_are_numbered_once_and_say_their_number() -> None:
     numbers = [page.name[:4] for page in pages]
     assert sorted(set(numbers)) == numbers
     assert [page.read_text(encoding="utf-8")[:7] for page in pages] == [f"# {number}:" for number in numbers]
+
+
+def test_every_audited_event_says_when_and_no_explanation_is_left_over() -> None:
+    _pages()  # loads the module beside it
+    audited = sys.modules["docs_audited"]
+    rows = audited.rows(REPOSITORY)
+    assert [row.where for row in rows if not row.when] == []
+    assert set(audited.WHEN) <= {row.where for row in rows}
+    assert {"gateway", "agent", "repository"} <= {row.program for row in rows}
+    assert [row.where for row in rows if row.event.csd_code == "110113" and not row.types] == []

@@ -24,6 +24,7 @@ class Mover:
     name: str = ""
     roles: tuple[str, ...] = ()
     host: str = ""
+    certificate_serial: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from securepacs.audit.message import (
     EventActionCode,
     EventOutcomeIndicator,
 )
+from securepacs.audit.parts import certificate_role
 from securepacs.codes import CodedValue
 from securepacs.policy.subject import Decision, Subject, SubjectKind
 from securepacs_proxy.dicom.dimse import Command
@@ -81,20 +82,24 @@ class Recorder:
         """The caller, as one who may ask for a C-MOVE."""
 
     def peer_is(self, subject: Subject, peer: Peer) -> None:
-        """The caller was authenticated. Assurance, and the role that authorised a person (ITI-20 3.20.7), stand with the caller."""
+        """The caller was authenticated.
+
+        Assurance, the certificate, and the role that authorised a person (ITI-20 3.20.7), stand with the caller.
+        """
         self._is_person = subject.kind is SubjectKind.PERSON
         roles = tuple(CodedValue(clean(role), "99SECUREPACS", clean(role)) for role in sorted(subject.roles) if clean(role))
         assurance = CodedValue(f"assurance-{subject.assurance}", "99SECUREPACS", f"{subject.assurance} assurance")
+        certificate = (certificate_role(subject.certificate_serial),) if subject.certificate_serial.strip("0") else ()
         name = clean(subject.name)
         self._caller = participant(
             clean(subject.user_id) or UNKNOWN,
             requestor=True,
-            roles=(*(roles if self._is_person else ()), assurance),
+            roles=(*(roles if self._is_person else ()), assurance, *certificate),
             name=name,
             host=peer.host,
         )
         named = tuple(role.csd_code for role in roles) if self._is_person else ()
-        self.mover = Mover(self._caller.UserID, name, named, peer.host)
+        self.mover = Mover(self._caller.UserID, name, named, peer.host, subject.certificate_serial)
 
     def association_is(self, calling: str, called: str, host: str) -> None:
         """The request named the AE titles; `host` is where the archive is thought to be."""
@@ -250,6 +255,8 @@ class Recorder:
             return sender, receiver, ()
         who = tally.mover
         roles = tuple(CodedValue(role, "99SECUREPACS", role) for role in who.roles)
+        if who.certificate_serial.strip("0"):
+            roles += (certificate_role(who.certificate_serial),)
         mover = participant(who.user_id, requestor=True, roles=roles, name=who.name, host=who.host)
         return replace(sender, UserIsRequestor=False), replace(receiver, UserIsRequestor=False), (mover,)
 

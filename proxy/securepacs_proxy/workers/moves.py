@@ -80,13 +80,14 @@ class WorkerMoves:
     def _encode(self, move: Move) -> bytes:
         """Write a move as JSON that fits; studies that do not fit are left out, and then any study matches."""
         mover = move.mover
+        short = [mover.user_id[:256], "", [], mover.host, mover.certificate_serial]
         row = {
             "ae": [move.originator_ae_title, move.message_id, move.destination_ae_title],
-            "who": [mover.user_id, mover.name, list(mover.roles), mover.host],
+            "who": [mover.user_id, mover.name, list(mover.roles), mover.host, mover.certificate_serial],
             "studies": list(move.study_instance_uids),
             "expires": move.expires.isoformat() if move.expires else "",
         }
-        for key, value in ((None, None), ("studies", []), ("who", [mover.user_id[:256], "", [], mover.host])):
+        for key, value in ((None, None), ("studies", []), ("who", short)):
             if key is not None:
                 row[key] = value
             text = json.dumps(row, separators=(",", ":"), ensure_ascii=False).encode()
@@ -97,6 +98,7 @@ class WorkerMoves:
 
 def _decode(text: bytes) -> Move:
     row = json.loads(text)
-    (originator, message_id, destination), (user_id, name, roles, host) = row["ae"], row["who"]
+    (originator, message_id, destination), (user_id, name, roles, host, serial) = row["ae"], row["who"]
     expires = datetime.fromisoformat(row["expires"]) if row["expires"] else None
-    return Move(originator, message_id, destination, Mover(user_id, name, tuple(roles), host), tuple(row["studies"]), expires)
+    mover = Mover(user_id, name, tuple(roles), host, serial)
+    return Move(originator, message_id, destination, mover, tuple(row["studies"]), expires)

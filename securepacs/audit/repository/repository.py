@@ -34,6 +34,7 @@ from securepacs.audit.repository.forwarding import store_supply
 from securepacs.audit.repository.grants import grant_append
 from securepacs.audit.repository.index import index
 from securepacs.audit.repository.log import Item, LogWriter, adopt, record_row
+from securepacs.audit.repository.reading import Reading
 from securepacs.audit.repository.receipt import Receipt
 from securepacs.audit.repository.retention import (
     CASE_LENGTH,
@@ -101,6 +102,17 @@ class Repository:
         own = self._used(reader, at, _asked(criteria))  # it names what was asked for, so would be found by it
         with reading(self._engine) as connection:
             return [to_record(row) for row in connection.execute(query.where(audit_record.c.id < own))]
+
+    @contextmanager
+    def reading(self, *, reader: ActiveParticipant, at: datetime, details: dict[str, bytes]) -> Iterator[Reading]:
+        """Yield one consistent look at all records, after storing that `reader` looked and what `details` say of it."""
+        own = self._used(reader, at, details)
+        with reading(self._engine) as connection:
+            yield Reading(connection, own)
+
+    def used(self, who: ActiveParticipant, *, at: datetime, details: dict[str, bytes]) -> int:
+        """Store that `who` used the trail, as Audit Log Used with `details`, and return its id."""
+        return self._used(who, at, details)
 
     # --- the log: proof, erasure, holds ------------------------------------------------------------------------------
     def checkpoint(self, signer: LogSigner, *, at: datetime) -> Checkpoint | None:
