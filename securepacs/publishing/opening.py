@@ -159,9 +159,12 @@ class _Facts:
 
 
 def _policy(directory: OpenedMember, policy: TrustPolicy | None) -> TrustPolicy | None:
-    """Return whom manifests are asked of: those the policy trusts, else those who signed the DICOMDIR; None when nobody did."""
+    """Return whom manifests are asked of: those the policy trusts, else those who signed the DICOMDIR; None when nobody did.
+
+    The chain of the signer came along with the DICOMDIR: it helps to find a path and is trusted for nothing.
+    """
     if policy is not None:
-        return policy
+        return replace(policy, intermediates=(*policy.intermediates, *directory.opened.certificates))
     anchors = tuple(signer.certificate for signer in directory.opened.signers)
     return TrustPolicy(anchors=anchors) if anchors else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,11 @@ def require(path: str) -> str:
     if not found:
         pytest.skip(f"{path} is not installed")
     return found
+
+
+def venv_program(name: str) -> str:
+    """Return the absolute path of a program that a Python package brought along, or skip."""
+    return require(str(Path(sys.executable).parent / name))
 
 
 def dcmtk(tool: str) -> str:
