@@ -25,7 +25,7 @@ from securepacs.dicom.files import sync_folder
 from securepacs.errors import UsageError
 from securepacs.media.application_profiles import Medium, profile_for
 from securepacs.media.file_set import Member, Sealing, write_file_set
-from securepacs.media.page import page
+from securepacs.media.page import CIPHERS, page
 from securepacs.media.volume import write_image
 from securepacs.publishing.leaving import as_it_leaves
 from securepacs.publishing.survey import Source, survey
@@ -88,6 +88,8 @@ def publish(
             hint="decompress the images, write a USB tree instead of an image, or give up the profile",
             standard="PS3.11 D.3.1, J.3.1",
         )
+    if sealing.password is not None and sealing.cipher not in CIPHERS:
+        raise UsageError("the page on a disc with a password cannot open this cipher", hint="take aes256-cbc")
     within = sealing.cipher.endswith("-cbc") and sealing.key_transport == "pkcs1v15"
 
     def leaving(data: Buffer) -> Buffer:
