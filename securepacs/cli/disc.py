@@ -58,6 +58,9 @@ def publish(
         list[str] | None, typer.Option("--study", metavar="UID", help="Study Instance UID (repeatable).", rich_help_panel=_ARCHIVE)
     ] = None,
     calling: Annotated[str, typer.Option("--calling", metavar="AET", help="Our AE title", rich_help_panel=_ARCHIVE)] = "SECUREPACS",
+    move_port: Annotated[
+        int, typer.Option("--move-port", metavar="N", help="Fetch by C-MOVE, received on this port.", rich_help_panel=_ARCHIVE)
+    ] = 0,
     tls_trust: Annotated[
         list[Path] | None, typer.Option("--tls-trust", help="Use TLS and trust these for it.", rich_help_panel=_ARCHIVE)
     ] = None,
@@ -115,7 +118,8 @@ def publish(
             else nullcontext()
         )
         record = stack.enter_context(_recorder(audit_spool, audit_source, destination))
-        paths = list(sources or ()) or stack.enter_context(_fetched(pacs, study or [], calling, tls_trust, tls_cert, tls_key))
+        tls = (tls_trust, tls_cert, tls_key)
+        paths = list(sources or ()) or stack.enter_context(_fetched(pacs, study or [], calling, move_port, *tls))
         stack.callback(_forget, new_password_file, destination)
         text = password_from(password_file, new_password_file)
         password = None if text is None else passphrase.shared(text, unsafe_weak=unsafe_weak_password)
@@ -165,7 +169,7 @@ def _check_sources(sources: list[Path] | None, pacs: str, study: list[str] | Non
 
 @contextmanager
 def _fetched(
-    pacs: str, study: list[str], calling: str, trust: list[Path] | None, certificate: Path | None, key: Path | None
+    pacs: str, study: list[str], calling: str, move_port: int, trust: list[Path] | None, certificate: Path | None, key: Path | None
 ) -> Iterator[list[Path]]:
     """Give the files of studies, fetched into a private folder that is taken away at the end; never onto the medium."""
     from tempfile import TemporaryDirectory
@@ -177,17 +181,22 @@ def _fetched(
     if not (title and at and host and colon and port.isdigit() and 0 < int(port) < 1 << 16):
         raise UsageError("--pacs is AET@HOST:PORT, for example ARCHIVE@pacs.example:11112")
     try:
-        from securepacs.pacs import DimseConnector
+        from securepacs.pacs import DimseConnector, MoveConnector
     except ModuleNotFoundError as error:
         raise ConfigError(f"an archive needs {error.name}", key="pacs", hint="pip install 'securepacs[gateway]'") from None
     if (certificate or key) and not trust:
         raise UsageError("TLS needs --tls-trust: the archive is verified as well")
-    context = None
+    names: dict[str, Any] = {"called_ae_title": title, "calling_ae_title": calling}
     if trust:
-        from securepacs.tls import client_context
+        from securepacs.tls import client_context, server_context
 
-        context = client_context(trust=trust, certificate=certificate, key=key)
-    archive = DimseConnector(host.strip("[]"), int(port), called_ae_title=title, calling_ae_title=calling, tls=context)
+        names["tls"] = client_context(trust=trust, certificate=certificate, key=key)
+        if move_port:
+            if not (certificate and key):
+                raise UsageError("C-MOVE over TLS needs --tls-cert and --tls-key: the archive connects to us")
+            names["listen_tls"] = server_context(certificate=certificate, key=key, trust=trust)
+    place = host.strip("[]"), int(port)
+    archive = MoveConnector(*place, listen_port=move_port, **names) if move_port else DimseConnector(*place, **names)
     with TemporaryDirectory(prefix="securepacs-") as folder:
         yield fetch_studies(archive, study, Path(folder))
 

@@ -19,6 +19,7 @@ from securepacs.media.file_set import PAGE
 from securepacs.pki import CertificateProfile
 from tests.support.archives import orthanc, qrscp
 from tests.support.discs import STUDY, change, study_folder
+from tests.support.net import free_port
 from tests.support.pki import TestPki, make_pki, pem_of
 from tests.support.programs import dcmtk, venv_program
 from tests.support.samples import sample
@@ -163,6 +164,20 @@ def test_a_study_of_an_archive_is_published(tmp_path: Path, doctor: Keys, signer
         source = ("--pacs", f"{archive.ae_title}@127.0.0.1:{archive.port}")
         run("publish", "-o", tmp_path / "disc", *source, "--study", STUDY, "--to", doctor[3], *signer)
         assert "no study" in run("publish", "-o", tmp_path / "other", *source, "--study", "1.2.3", "--to", doctor[3], code=2)
+    run("open", tmp_path / "disc", "-o", tmp_path / "out", *doctor)
+    got = {dcmread(path).SOPInstanceUID for path in (tmp_path / "out").rglob("F*")}
+    assert {dcmread(path).SOPInstanceUID for path in study.iterdir()} < got
+
+
+@pytest.mark.interop
+def test_a_study_is_fetched_by_c_move(tmp_path: Path, doctor: Keys, signer: Keys, study: Path) -> None:
+    from securepacs.pacs import DimseConnector
+
+    port = free_port()
+    with orthanc(tmp_path / "archive", modalities={"BURNER": ("127.0.0.1", port)}) as archive:
+        DimseConnector("127.0.0.1", archive.port, called_ae_title=archive.ae_title).store(sorted(study.iterdir()))
+        source = ("--pacs", f"{archive.ae_title}@127.0.0.1:{archive.port}", "--study", STUDY, "--calling", "BURNER")
+        run("publish", "-o", tmp_path / "disc", *source, "--move-port", str(port), "--to", doctor[3], *signer)
     run("open", tmp_path / "disc", "-o", tmp_path / "out", *doctor)
     got = {dcmread(path).SOPInstanceUID for path in (tmp_path / "out").rglob("F*")}
     assert {dcmread(path).SOPInstanceUID for path in study.iterdir()} < got
