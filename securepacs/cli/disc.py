@@ -127,6 +127,7 @@ def publish(
             paths, destination, Sealing(recipients, password, signer, cipher, "oaep" if oaep else "pkcs1v15"),
             medium=medium, several_patients=several_patients, skip_others=skip_others, any_transfer_syntax=any_transfer_syntax,
             registry=_registry(store) if store else None, authorized_copies=authorized_copies, record=record,
+            progress=output.with_progress,
         )  # fmt: skip
     _print_published(made, signed=signing, recorded=audit_spool is not None, as_json=as_json)
 
@@ -153,7 +154,7 @@ def open_disc_at(
 
     opened = open_disc(
         source, destination, credential, password=password, policy=policy, allow_no_integrity=allow_no_integrity,
-        allow_incomplete=allow_incomplete,
+        allow_incomplete=allow_incomplete, progress=output.with_progress,
     )  # fmt: skip
     _print_opened(source, opened, as_json=as_json)
     if opened.file_set.failed:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from cryptography import x509
 
@@ -30,6 +30,22 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 PAGE = "OPEN.HTM"
+T = TypeVar("T")
+
+
+class Progress(Protocol):
+    """Yields what it is given and may show how far it is, for example `cli.output.with_progress`."""
+
+    def __call__(self, steps: Iterable[T], total: int, text: str) -> Iterable[T]:
+        """Return `steps`."""
+        ...
+
+
+def silent(steps: Iterable[T], total: int, text: str) -> Iterable[T]:
+    """Show nothing."""
+    return steps
+
+
 MAX_DIRECTORY = 1 << 30  # octets; a DICOMDIR beyond this is refused
 
 
@@ -133,6 +149,7 @@ def open_file_set(
     at: datetime | None = None,
     allow_no_integrity: bool = False,
     allow_incomplete: bool = False,
+    progress: Progress = silent,
 ) -> OpenedFileSet:
     """Open every file of a secure file-set into the empty `folder`, under its File ID.
 
@@ -153,7 +170,7 @@ def open_file_set(
     first = OpenedMember((DICOMDIR,), folder / DICOMDIR, opened(start, folder / DICOMDIR))
     members, failed = [first], []
     named = _named(first.path)
-    for identifier, uid in named:
+    for identifier, uid in progress(named, len(named), "opening"):
         try:
             target = place(folder, identifier)
             members.append(OpenedMember(identifier, target, opened(_found(volume, identifier), target)))

@@ -24,7 +24,7 @@ from securepacs.dicom.elements import Buffer
 from securepacs.dicom.files import sync_folder
 from securepacs.errors import UsageError
 from securepacs.media.application_profiles import Medium, profile_for
-from securepacs.media.file_set import Member, Sealing, write_file_set
+from securepacs.media.file_set import Member, Progress, Sealing, silent, write_file_set
 from securepacs.media.page import CIPHERS, page
 from securepacs.media.volume import write_image
 from securepacs.publishing.leaving import as_it_leaves
@@ -71,6 +71,7 @@ def publish(
     registry: OriginalRegistry | None = None,
     authorized_copies: bool = False,
     record: Recorder | None = None,
+    progress: Progress = silent,
 ) -> PublishedDisc:
     """Publish the instances in `paths` as a secure file-set at `output`: a new or empty folder, or for `Medium.CD` a new image.
 
@@ -101,7 +102,8 @@ def publish(
         with _prepared(output, medium, label) as folder:
             manifests = _manifests(sources, sealing.signer, moment, leaving) if sealing.signer is not None else []
             members = [*(_member(source, leaving) for source in sources), *(_member(each, lambda data: data) for each in manifests)]
-            count = write_file_set(folder, members, sealing, page=page() if sealing.password is not None else None)
+            steps = progress(members, len(members), "encrypting")
+            count = write_file_set(folder, steps, sealing, page=page() if sealing.password is not None else None)
             if record is not None:
                 record([*sources, *manifests], medium, label, EventOutcomeIndicator.SUCCESS)
                 recorded = [*sources, *manifests]

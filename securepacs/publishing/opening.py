@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from securepacs import codes
 from securepacs.dicom import map_file, open_dataset
 from securepacs.errors import IntegrityFailure, MalformedError, SecurePacsError, UsageError, VerificationError
-from securepacs.media.file_set import OpenedFileSet, OpenedMember, is_secure_file_set, open_file_set
+from securepacs.media.file_set import OpenedFileSet, OpenedMember, Progress, is_secure_file_set, open_file_set, silent
 from securepacs.media.volume import FolderVolume, Volume, is_image, open_image
 from securepacs.signatures.manifests import SIGNED_MANIFEST, Manifest, read_manifest
 from securepacs.signatures.references import uids_of
@@ -80,6 +80,7 @@ def open_disc(
     at: datetime | None = None,
     allow_no_integrity: bool = False,
     allow_incomplete: bool = False,
+    progress: Progress = silent,
 ) -> OpenedDisc:
     """Open the disc at `place` into the new folder `output`; files are named by their File IDs.
 
@@ -96,7 +97,7 @@ def open_disc(
         with volume_at(place) as volume:
             opened = open_file_set(
                 volume, work, credential, password=password, policy=policy, at=moment, allow_no_integrity=allow_no_integrity,
-                allow_incomplete=allow_incomplete,
+                allow_incomplete=allow_incomplete, progress=progress,
             )  # fmt: skip
         disc = _judged(opened, policy, moment, allow_incomplete=allow_incomplete)
         work.rename(output)

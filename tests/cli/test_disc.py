@@ -12,7 +12,7 @@ from pydicom import dcmread
 from typer.testing import CliRunner
 
 from securepacs import codes
-from securepacs.audit import from_xml, read_spool
+from securepacs.audit import Verdict, from_xml, grade, read_spool
 from securepacs.audit.syslog import parse_record
 from securepacs.cli.main import app
 from securepacs.media.file_set import PAGE
@@ -113,6 +113,7 @@ def test_the_export_is_recorded_before_the_disc_is_there(tmp_path: Path, doctor:
     assert set(objects) == {STUDY, "PATIENT-4711"}
     described = objects[STUDY].ParticipantObjectDescription
     assert described is not None
+    assert grade(record).verdict is Verdict.CONFORMANT
     assert (described.Encrypted, described.Accession) == (True, ("ACC0815",))
     assert sorted(each.NumberOfInstances for each in described.SOPClass) == [1, 3]
 

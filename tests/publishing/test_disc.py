@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -25,14 +26,16 @@ from securepacs.media.application_profiles import Medium
 from securepacs.media.file_ids import is_legal
 from securepacs.media.file_set import PAGE, Sealing
 from securepacs.media.page import page
-from securepacs.originals import read_stamp
+from securepacs.originals import Evidence, OriginalRegistry, SqlRegistry, create, facts_of, read_stamp
 from securepacs.pki import CertificateProfile
 from securepacs.publishing import is_disc, open_disc, publish
 from securepacs.publishing.opening import volume_at
 from securepacs.signatures.manifests import read_manifest
+from securepacs.store import open_store
 from securepacs.tokens.credential import Credential
 from tests.support.discs import STUDY, change, study_folder, telling_values
 from tests.support.pki import TestPki, make_pki
+from tests.support.programs import require
 from tests.support.samples import flip_pixel, sample
 
 MEDIA = pytest.mark.parametrize("medium", list(Medium))
@@ -149,6 +152,18 @@ def test_nothing_of_the_study_shows_anywhere_on_the_medium(
     assert seen.count(readable) == 1  # the same on every disc: its words, some of them terms of DICOM, say nothing about this one
     seen = seen.replace(readable, b"").lower()
     assert [value for value in values | names if value.lower() in seen] == []
+
+
+@pytest.mark.interop
+def test_another_reader_of_images_finds_the_same_files(tmp_path: Path, doctor: Credential, study: Path) -> None:
+    publish([study], tmp_path / "disc.iso", Sealing([doctor.certificate]), medium=Medium.CD)
+    out = tmp_path / "extracted"
+    out.mkdir()
+    subprocess.run([require("bsdtar"), "-xf", tmp_path / "disc.iso", "-C", out], check=True, timeout=60)
+    assert sorted(contents(out)) == ["DICOM/D0000000/F0000000", "DICOM/D0000000/F0000001", "DICOM/D0000000/F0000002", "DICOMDIR"]
+    open_disc(out, tmp_path / "from-folder", doctor)
+    open_disc(tmp_path / "disc.iso", tmp_path / "from-image", doctor)
+    assert contents(tmp_path / "from-folder") == contents(tmp_path / "from-image")
 
 
 def test_the_password_costs_one_derivation(tmp_path: Path, pki: TestPki, study: Path, secret: tuple[str, Password]) -> None:
@@ -286,6 +301,35 @@ def test_nothing_leaves_as_an_original(tmp_path: Path, doctor: Credential, study
         opened = open_disc(tmp_path / name, tmp_path / f"{name}-out", doctor)
         stamps = [read_stamp(member.path.read_bytes()).status.value for member in opened.file_set.members[1:]]
         assert stamps == [status if (status, authorized_copies) == ("AC", True) else "NS", "NS", "NS"]
+
+
+def test_authorized_originals_leave_as_copies(tmp_path: Path, pki: TestPki, doctor: Credential, study: Path) -> None:
+    """PS3.15 A.1, T5 and T6: the registry knows what is an original, and what an authorized copy is of."""
+    registry = SqlRegistry(open_store(f"sqlite:///{tmp_path / 'store.db'}"))
+    files = sorted(study.iterdir())
+    _create(files[:1], registry, pki)
+    facts = facts_of(files[0].read_bytes())
+    expected_facts = {facts.sop_instance_uid: facts.content_sha256}
+    registry.authorize(expected_facts, at=pki.now, actor="Dr. Kim", evidence=Evidence("1.2.3.4", "1.2.3.5"))
+    _create(files[1:], registry, pki)
+    for name, authorized_copies, expected in (("plain", False, "NS"), ("copies", True, "AC")):
+        disc, out = tmp_path / name, tmp_path / f"{name}-out"
+        publish([study], disc, Sealing([doctor.certificate]), registry=registry, authorized_copies=authorized_copies)
+        opened = open_disc(disc, out, doctor)
+        assert [read_stamp(member.path.read_bytes()).status.value for member in opened.file_set.members[1:]] == [
+            expected,
+            "NS",
+            "NS",
+        ]
+    files[0].write_bytes(flip_pixel(files[0].read_bytes()))
+    with pytest.raises(IntegrityFailure, match="differs from what was registered"):
+        publish([study], tmp_path / "changed", Sealing([doctor.certificate]), registry=registry)
+    assert not (tmp_path / "changed").exists()
+
+
+def _create(files: list[Path], registry: OriginalRegistry, pki: TestPki) -> None:
+    for path, data in zip(files, create(files, registry, holder="CT1", at=pki.now), strict=True):
+        path.write_bytes(data)
 
 
 # --- discs that were changed -----------------------------------------------------------------------------------------------
