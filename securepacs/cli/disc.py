@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _ARCHIVE, _CONTENT, _RECORD = "From an archive", "What goes on it", "The record of it"
 
 
+_CD_SIZE = 360_000 * 2048  # octets on a CD-R of 80 minutes
+
+
 class Image(StrEnum):
     """The kinds of image."""
 
@@ -244,6 +247,8 @@ def _print_published(made: PublishedDisc, *, signed: bool, recorded: bool, as_js
         *([] if made.profile else ["the disc conforms to no application profile of PS3.11"]),
         *(f"left out, not DICOM: {name}" for name in made.left_out),
     ]
+    if made.size > _CD_SIZE:
+        warnings.append(f"the image has {made.size >> 20} MiB and does not fit on a CD")
     _warn(warnings)
     if as_json:
         output.print_json(facts)

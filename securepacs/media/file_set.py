@@ -70,8 +70,12 @@ class Sealing:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """An instance to be written: its attributes without pixel data, its transfer syntax, and how to get at its file."""
+    """An instance to be written: its attributes without pixel data, its transfer syntax, and how to get at its file.
 
+    `name` is what error texts call it.
+    """
+
+    name: str
     head: Dataset = field(repr=False)
     transfer_syntax_uid: str
     content: Callable[[], bytes | Path] = field(repr=False)
@@ -89,9 +93,13 @@ def write_file_set(folder: Path, members: Iterable[Member], sealing: Sealing, *,
     entries = []
     for number, member in enumerate(members):
         identifier = file_id(number)
+        try:
+            records = records_of(member.head, number)
+        except (MalformedError, UsageError) as error:
+            raise type(error)(f"{member.name}: {error.message}", hint=error.hint, standard=error.standard) from None
         entry = Entry(
             identifier,
-            records_of(member.head, number),
+            records,
             str(member.head.SOPClassUID),
             str(member.head.SOPInstanceUID),
             member.transfer_syntax_uid,

@@ -14,6 +14,7 @@ from securepacs.media import directory
 from securepacs.media.file_ids import FileId, is_legal
 
 MAX_NAMES = 1_000_000
+_MAX_DEPTH = 32
 _SECTOR = 2048
 _DESCRIPTORS = 16  # the system area before the volume descriptors (ISO 9660 6.2.1), in sectors
 _MAGIC = b"CD001"
@@ -77,12 +78,21 @@ class ImageVolume:
 
     def names(self) -> Iterator[tuple[str, ...]]:
         """Yield the names of all files, without the version and the empty extension of ISO 9660."""
-        for count, (parent, _, names) in enumerate(self._image.walk(iso_path="/")):
-            if count > MAX_NAMES:
-                raise MalformedError("the image has too many folders", standard="ISO 9660 6.8")
-            above = tuple(part for part in parent.split("/") if part)
-            for name in names:
-                yield (*above, name.partition(";")[0].rstrip("."))
+        waiting: list[tuple[tuple[str, ...], Any]] = [((), self._image.get_record(iso_path="/"))]
+        count = 0
+        while waiting:
+            above, folder = waiting.pop()
+            for record in folder.children:
+                if record.is_dot() or record.is_dotdot():
+                    continue
+                count += 1
+                if count > MAX_NAMES or len(above) > _MAX_DEPTH:
+                    raise MalformedError("the image has too many files or folders", standard="ISO 9660 6.8")
+                name = record.file_identifier().decode("latin-1").partition(";")[0].rstrip(".")
+                if record.is_dir():
+                    waiting.append(((*above, name), record))
+                else:
+                    yield (*above, name)
 
 
 def _spellings(file_id: FileId) -> tuple[str, ...]:
@@ -135,6 +145,9 @@ def write_image(folder: Path, output: Path, *, label: str) -> None:
                 file.write(_NOT_SPECIFIED)
             file.flush()
             os.fsync(file.fileno())
+    except pycdlib.pycdlibexception.PyCdlibException:
+        text = "the files do not fit into an ISO 9660 image"
+        raise UsageError(text, hint="no file has 4 GB or more; a USB tree takes larger ones", standard="ISO 9660 7.3.3") from None
     except OSError as error:
         raise UsageError(f"cannot write the image: {error.strerror}") from None
     finally:

@@ -45,7 +45,7 @@ Recorder: TypeAlias = Callable[[list[Source], Medium, str, EventOutcomeIndicator
 class PublishedDisc:
     """What was made. `profile` is the application profile of PS3.11 it conforms to, empty for none; `label` names the medium.
 
-    `instances` counts manifests too. `left_out`: files that are not DICOM.
+    `instances` counts manifests too. `left_out`: files that are not DICOM. `size`: octets of an image, 0 for a folder.
     """
 
     output: Path
@@ -56,6 +56,7 @@ class PublishedDisc:
     studies: int
     manifests: int
     left_out: tuple[str, ...] = ()
+    size: int = 0
 
 
 def publish(
@@ -112,8 +113,9 @@ def publish(
             record(recorded, medium, label, EventOutcomeIndicator.SERIOUS_FAILURE)
         raise
     identifier = profile.identifier if profile is not None and within else ""
+    size = output.stat().st_size if medium is Medium.CD else 0
     studies = len({str(source.head.StudyInstanceUID) for source in sources})
-    return PublishedDisc(output, medium, identifier, label, count, studies, len(manifests), tuple(left_out))
+    return PublishedDisc(output, medium, identifier, label, count, studies, len(manifests), tuple(left_out), size)
 
 
 def _member(source: Source, leaving: Callable[[Buffer], Buffer]) -> Member:
@@ -122,7 +124,7 @@ def _member(source: Source, leaving: Callable[[Buffer], Buffer]) -> Member:
         left = leaving(data)
         return source.place if left is data else bytes(left)  # unchanged files pass through in constant memory
 
-    return Member(source.head, source.published_transfer_syntax_uid, content)
+    return Member(source.name, source.head, source.published_transfer_syntax_uid, content)
 
 
 def _manifests(

@@ -14,13 +14,18 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from securepacs import codes
-from securepacs.dicom.edit import swap_words
-from securepacs.dicom.elements import Buffer
-from securepacs.dicom.part10 import read_part10
+from securepacs.dicom.edit import encode_element, swap_words
+from securepacs.dicom.elements import EXPLICIT_LITTLE, Buffer
+from securepacs.dicom.part10 import MEDIA_STORAGE_SOP_INSTANCE_UID, PREAMBLE_SIZE, open_dataset, read_part10
 from securepacs.errors import UsageError
 from securepacs.originals import OriginalRegistry, SOPInstanceStatus, content_digest, copy_of, read_stamp, stamp
+from securepacs.signatures.references import uids_of
 
-_CLAUSE = "PS3.15 A.1"
+_META_LENGTH, _MEDIA_SOP_CLASS = 0x00020000, 0x00020002
+_META = {  # VR of what may stand in file meta information, its length apart
+    0x00020001: b"OB", _MEDIA_SOP_CLASS: b"UI", MEDIA_STORAGE_SOP_INSTANCE_UID: b"UI", 0x00020010: b"UI", 0x00020012: b"UI",
+    0x00020013: b"SH", 0x00020016: b"AE", 0x00020017: b"AE", 0x00020018: b"AE", 0x00020100: b"UI", 0x00020102: b"OB",
+}  # fmt: skip
 
 
 def as_it_leaves(data: Buffer, *, registry: OriginalRegistry | None = None, authorized_copies: bool = False) -> Buffer:
@@ -30,7 +35,7 @@ def as_it_leaves(data: Buffer, *, registry: OriginalRegistry | None = None, auth
     leaves as NS. IntegrityFailure when the file differs from what was registered; UsageError when it cannot be written as the
     profiles want it.
     """
-    return explicit(_as_copy(data, registry, authorized_copies=authorized_copies))
+    return with_own_meta(explicit(_as_copy(data, registry, authorized_copies=authorized_copies)))
 
 
 def _as_copy(data: Buffer, registry: OriginalRegistry | None, *, authorized_copies: bool) -> Buffer:
@@ -70,6 +75,22 @@ def explicit(data: Buffer) -> Buffer:
     if content_digest(written) != content_digest(data):
         raise refusal
     return written
+
+
+def with_own_meta(data: Buffer) -> Buffer:
+    """Return a file whose meta information names the SOP Class and Instance of its data set (PS3.10 7.1): some writers do not."""
+    head = read_part10(data)
+    uids = uids_of(open_dataset(data))
+    own = {
+        _MEDIA_SOP_CLASS: uids.sop_class_uid.encode("latin-1"),
+        MEDIA_STORAGE_SOP_INSTANCE_UID: uids.sop_instance_uid.encode("latin-1"),
+    }
+    if all(head.meta.get(tag, b"").strip(b" \0") == uid for tag, uid in own.items()):
+        return data
+    values = {tag: value for tag, value in {**head.meta, **own}.items() if tag in _META}
+    group = b"".join(encode_element(tag, _META[tag], values[tag], EXPLICIT_LITTLE) for tag in sorted(values))
+    length = encode_element(_META_LENGTH, b"UL", len(group).to_bytes(4, "little"), EXPLICIT_LITTLE)
+    return b"".join((data[: PREAMBLE_SIZE + 4], length, group, data[head.dataset_offset :]))
 
 
 def _swap(dataset: Dataset) -> None:

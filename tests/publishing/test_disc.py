@@ -241,6 +241,34 @@ def test_what_is_not_dicom_is_refused_or_left_out(tmp_path: Path, doctor: Creden
     assert (made.instances, made.left_out) == (3, (str(study / "viewer.exe"),))
 
 
+def test_meta_information_that_names_another_instance_is_put_right(
+    tmp_path: Path, pki: TestPki, hospital: Credential, doctor: Credential, study: Path
+) -> None:
+    path = study / "kimchulsoo_1.dcm"
+    dataset = dcmread(path)
+    dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    dataset.file_meta.SourceApplicationEntityTitle = "CT1"
+    dataset.save_as(path, enforce_file_format=False)
+    assert dcmread(path).file_meta.MediaStorageSOPInstanceUID == "1.2.3.4"
+    publish([study], tmp_path / "disc", Sealing([doctor.certificate], signer=hospital, at=pki.now), at=pki.now)
+    opened = open_disc(tmp_path / "disc", tmp_path / "out", doctor, policy=pki.policy(), at=pki.now)
+    after = dcmread(opened.file_set.members[2].path)
+    assert after.file_meta.MediaStorageSOPInstanceUID == after.SOPInstanceUID == dataset.SOPInstanceUID
+    assert after.file_meta.SourceApplicationEntityTitle == "CT1"
+    assert after.to_json() == dataset.to_json()
+
+
+def test_a_file_that_no_directory_can_name_is_named(tmp_path: Path, doctor: Credential) -> None:
+    path = tmp_path / "report.dcm"
+    shutil.copy(sample("reportsi.dcm"), path)
+    dataset = dcmread(path)
+    del dataset.VerificationFlag
+    dataset.save_as(path)
+    with pytest.raises(MalformedError, match=r"report.dcm: .*SR DOCUMENT"):
+        publish([path], tmp_path / "disc", Sealing([doctor.certificate]))
+    assert not (tmp_path / "disc").exists()
+
+
 def test_an_executable_preamble_is_refused(tmp_path: Path, doctor: Credential, study: Path) -> None:
     path = study / "kimchulsoo_2.dcm"
     path.write_bytes(b"MZ" + path.read_bytes()[2:])
