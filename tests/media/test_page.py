@@ -98,6 +98,21 @@ def test_a_recipient_sees_images_and_verdict(tab: Tab, disc: Path) -> None:
     assert re.search("Fingerprint .*: (?:[0-9a-f]{4} ?){16}", seen["signers"])
 
 
+@pytest.mark.parametrize("names", [["."], ["DICOMDIR", "DICOM"], ["DICOM/D0000000", "DICOMDIR", "OPEN.HTM"]], ids=str)
+def test_the_disc_its_folders_or_files_are_dropped(tab: Tab, disc: Path, names: list[str]) -> None:
+    tab.open(disc / PAGE)
+    tab.evaluate(ENTER.format(password=json.dumps(PASSWORD)))
+    tab.drop("#drop", [disc / name for name in names])
+    assert tab.evaluate(OUTCOME)["verdict"] == "complete"
+
+
+def test_the_whole_disc_is_chosen_before_the_password_is_typed(tab: Tab, disc: Path) -> None:
+    tab.open(disc / PAGE)
+    tab.choose("#folder", [disc])
+    tab.evaluate(ENTER.format(password=json.dumps(PASSWORD)))
+    assert tab.evaluate(OUTCOME)["verdict"] == "complete"
+
+
 def test_the_page_asks_nobody_and_throws_nothing(tab: Tab, disc: Path) -> None:
     outcome(tab, disc)
     assert {url for url in tab.requests if not url.startswith("file:")} == set()

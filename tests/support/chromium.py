@@ -62,6 +62,14 @@ class Tab:
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path) for path in files])
 
+    def drop(self, selector: str, files: Sequence[Path]) -> None:
+        """Drop files or folders on an element, as from a file manager."""
+        place = self.evaluate(f"(() => {{ const box = document.querySelector({json.dumps(selector)}).getBoundingClientRect();"
+                              " return [box.x + box.width / 2, box.y + box.height / 2]; })()")  # fmt: skip
+        data = {"items": [], "files": [str(path) for path in files], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.call("Input.dispatchDragEvent", type=kind, x=place[0], y=place[1], data=data)
+
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
             piece = os.read(self._back, 1 << 16)
