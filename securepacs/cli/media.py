@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from securepacs.cli import output
+from securepacs.cli import disc, output
 from securepacs.cli.batch import DestinationOption, JsonOption, SourceArgument, each_file, file_pairs
 from securepacs.cli.keys import CertOption, KeyOption, P12Option, PinEnvOption, PinFileOption, TokenOption, credential_from
 from securepacs.errors import UsageError
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="DICOM files encrypted for their recipients (PS3.15 Annex D).")
 
+Secured = Annotated[Path, typer.Argument(metavar="SRC", help="A file, a folder of files, or a disc: its folder or ISO 9660 image.")]
 PasswordFileOption = Annotated[Path | None, typer.Option("--password-file", help="File (mode 600) with the recipients' password.")]
+
+app.command("publish")(disc.publish)
 
 _CIPHERS = (
     "aes256-cbc, aes192-cbc, aes128-cbc or, only for old readers, des-ede3-cbc; aes256-gcm, aes192-gcm and aes128-gcm are "
@@ -66,7 +69,7 @@ def protect(
         else nullcontext()
     )
     with credential as signer:
-        password = _password(password_file, new_password_file)
+        password = password_from(password_file, new_password_file)
 
         def one(file: Path, result: Path) -> dict[str, Any]:
             media.protect(
@@ -88,7 +91,7 @@ def protect(
 @app.command("open")
 @output.reports_errors
 def open_file(
-    source: SourceArgument,
+    source: Secured,
     destination: DestinationOption,
     key: KeyOption = None,
     cert: CertOption = None,
@@ -103,13 +106,20 @@ def open_file(
     unsafe_no_integrity: Annotated[
         bool, typer.Option("--unsafe-no-integrity", help="Also open files without any protection against changes.")
     ] = False,
+    unsafe_incomplete: Annotated[
+        bool, typer.Option("--unsafe-incomplete", help="Of a disc open what can be opened, though files are missing or damaged.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Decrypt files; nothing is written before its integrity, and with --trust its signer, is verified."""
     from securepacs import media
+    from securepacs.media import passphrase
+    from securepacs.media.file_set import is_secure_file_set
+    from securepacs.media.volume import FolderVolume, is_image
     from securepacs.trust import TrustPolicy
 
-    pairs = file_pairs(source, destination)
+    is_disc = is_image(source) or (source.is_dir() and is_secure_file_set(FolderVolume(source)))
+    pairs = [] if is_disc else file_pairs(source, destination)
     policy = TrustPolicy.from_files(trust) if trust else None
     with_key = bool(key or cert or p12 or token) or not password_file
     names = "--key with --cert, --p12, --token, or --password-file"
@@ -119,7 +129,14 @@ def open_file(
         else nullcontext()
     )
     with credential as mine:
-        password = _password(password_file, None)
+        password = password_from(password_file, None)
+        if is_disc:
+            entered = None if password is None else passphrase.entered(password)
+            disc.open_disc_at(
+                source, destination, mine, entered, policy, allow_no_integrity=unsafe_no_integrity,
+                allow_incomplete=unsafe_incomplete, as_json=as_json,
+            )  # fmt: skip
+            return
 
         def one(file: Path, result: Path) -> dict[str, Any]:
             opened = media.open(file, mine, password=password, policy=policy, allow_no_integrity=unsafe_no_integrity, output=result)
@@ -173,7 +190,7 @@ def inspect(source: Annotated[Path, typer.Argument(metavar="FILE", help="The fil
         output.print_table("recipients", recipients[0].keys(), [recipient.values() for recipient in recipients])
 
 
-def _password(existing: Path | None, new: Path | None) -> str | None:
+def password_from(existing: Path | None, new: Path | None) -> str | None:
     """Read the password, or make one and write it to a file that only its owner may read."""
     from securepacs import media
     from securepacs.tokens.pin import pin_source

@@ -96,7 +96,7 @@ def sign(
 
 def _is_directory_of_others(source: Path) -> bool:
     """Return whether a file is a DICOMDIR, which is rewritten with every change of its disc, and say that it is left alone."""
-    from securepacs.cli.file_set import is_dicomdir
+    from securepacs.media.directory import is_dicomdir
 
     if not is_dicomdir(source):
         return False

@@ -82,7 +82,7 @@ def targets_in(places: Iterable[Path]) -> Iterator[Path | Outcome]:
     A DICOMDIR stands for the files it names and is no target itself; with one, every file is named once. What it names and cannot
     be verified is an outcome already.
     """
-    from securepacs.cli.file_set import is_dicomdir
+    from securepacs.media.directory import is_dicomdir
 
     paths = files_in(places)
     directories = {path for path in paths if is_dicomdir(path)}
@@ -101,8 +101,8 @@ def targets_in(places: Iterable[Path]) -> Iterator[Path | Outcome]:
 
 def _of_directory(path: Path) -> Iterator[Path | Outcome]:
     """Yield the files of a DICOMDIR, and an outcome for each that is not there or not allowed."""
-    from securepacs.cli.file_set import file_ids, resolve
     from securepacs.dicom.files import map_file
+    from securepacs.media.directory import file_ids, resolve
 
     name = readable(path)
     found = False

@@ -18,6 +18,7 @@ from securepacs.cms import ber, ciphers, recipients
 from securepacs.cms.encapsulated import joined
 from securepacs.cms.nesting import content_type as read_content_type
 from securepacs.cms.nesting import enter
+from securepacs.cms.passwords import Password
 from securepacs.cms.recipients import Keys, KeyTransport, PrivateKey, Recipient
 from securepacs.cms.stream import INTEGER, OCTET_STRING, SEQUENCE, SET, Buffer, Level, Reader, Stream, framed, tlv
 from securepacs.codes import ID_AUTH_ENVELOPED_DATA, ID_CONTENT_TYPE, ID_DATA, ID_ENVELOPED_DATA, ID_SIGNED_DATA
@@ -62,7 +63,7 @@ def encrypt_stream(
     content: Stream,
     certificates: Sequence[x509.Certificate],
     *,
-    passwords: Sequence[bytes] = (),
+    passwords: Sequence[bytes | Password] = (),
     cipher: str = "aes256-cbc",
     content_type: str = ID_SIGNED_DATA,
     key_transport: KeyTransport = "pkcs1v15",
@@ -98,7 +99,7 @@ def encrypt(
     content: bytes,
     certificates: Sequence[x509.Certificate],
     *,
-    passwords: Sequence[bytes] = (),
+    passwords: Sequence[bytes | Password] = (),
     cipher: str = "aes256-cbc",
     content_type: str = ID_SIGNED_DATA,
     key_transport: KeyTransport = "pkcs1v15",

@@ -7,7 +7,6 @@ import os
 from typing import Any
 
 from asn1crypto import algos, cms, core
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers import Cipher, modes
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 
@@ -23,6 +22,7 @@ MAX_ITERATIONS = 10_000_000  # of all password recipients of a message together:
 
 _SALT_SIZE = 16
 _MAX_SALT = 1024
+_MAX_KEPT = 64  # keys of one Password: a medium made to fill the memory gains nothing
 _CHECK = 3  # octets of the content key that are repeated, inverted
 _PRFS = {name: HASHES[name] for name in ("sha1", "sha224", "sha256", "sha384", "sha512")}
 
@@ -38,13 +38,40 @@ def password_octets(password: str) -> bytes:
     return password.encode("ascii")
 
 
-def recipient_info(password: bytes, content_key: bytes, *, iterations: int = MINIMUM_ITERATIONS) -> bytes:
-    """Return a PasswordRecipientInfo: PBKDF2 with HMAC-SHA256 and a fresh salt, PWRI-KEK with AES-256."""
+class Password:
+    """A password with the keys that PBKDF2 made of it, so that files which share a salt cost one derivation and not one each.
+
+    What is written for it shares one salt: each file still has its own content key. Give one object to everything that belongs
+    together, for example to the files of a disc, and no further. Threads may share it.
+    """
+
+    def __init__(self, octets: bytes) -> None:
+        self._octets = octets
+        self.salt = os.urandom(_SALT_SIZE)
+        self._keys: dict[tuple[int, bytes, int, str], bytes] = {}
+
+    def __repr__(self) -> str:
+        return "Password()"
+
+    def key(self, size: int, salt: bytes, iterations: int, prf: str = "sha256") -> bytes:
+        """Return the key of `size` octets (PBKDF2, RFC 8018 5.2)."""
+        parameters = size, salt, iterations, prf
+        known = self._keys.get(parameters)
+        if known is None:
+            known = PBKDF2HMAC(_PRFS[prf](), size, salt, iterations).derive(self._octets)
+            if len(self._keys) < _MAX_KEPT:
+                self._keys[parameters] = known
+        return known
+
+
+def recipient_info(password: bytes | Password, content_key: bytes, *, iterations: int = MINIMUM_ITERATIONS) -> bytes:
+    """Return a PasswordRecipientInfo: PBKDF2 with HMAC-SHA256 and the salt of the Password, PWRI-KEK with AES-256."""
     if iterations < MINIMUM_ITERATIONS:
         raise UsageError(f"fewer than {MINIMUM_ITERATIONS} iterations do not protect a password", standard="RFC 8018 4.2")
     cipher = CIPHERS["aes256-cbc"]
-    salt, vector = os.urandom(_SALT_SIZE), os.urandom(cipher.block)
-    key = PBKDF2HMAC(hashes.SHA256(), cipher.key_size, salt, iterations).derive(password)
+    secret = _password(password)
+    salt, vector = secret.salt, os.urandom(cipher.block)
+    key = secret.key(cipher.key_size, salt, iterations)
     prf = tlv(SEQUENCE, _oid(ID_HMAC_SHA256), core.Null().dump())
     parameters = tlv(SEQUENCE, tlv(OCTET_STRING, salt), core.Integer(iterations).dump(), prf)
     return tlv(
@@ -56,21 +83,27 @@ def recipient_info(password: bytes, content_key: bytes, *, iterations: int = MIN
     )
 
 
+def _password(password: bytes | Password) -> Password:
+    return password if isinstance(password, Password) else Password(password)
+
+
 def _oid(dotted: str) -> bytes:
     return bytes(core.ObjectIdentifier(dotted).dump())
 
 
-def unlock(infos: list[Any], passwords: tuple[bytes, ...]) -> bytes | None:
+def unlock(infos: list[Any], passwords: tuple[bytes | Password, ...]) -> bytes | None:
     """Return the content key that one of the passwords unwraps from one of the PasswordRecipientInfos, None when none does.
 
     MalformedError when they ask for more than MAX_ITERATIONS together.
     """
     budget = MAX_ITERATIONS
+    secrets = [_password(password) for password in passwords]
     for info in infos:
         with ber.asn1_errors("PasswordRecipientInfo"):
             derivation, kek, encrypted = _read(info)
             salt, iterations, prf = derivation
-        for password in passwords:
+        cipher, vector = kek
+        for password in secrets:
             budget -= iterations
             if budget < 0:
                 raise MalformedError(
@@ -78,8 +111,7 @@ def unlock(infos: list[Any], passwords: tuple[bytes, ...]) -> bytes | None:
                     hint="the message is made to keep its reader busy",
                     standard="RFC 8018 5.2",
                 )
-            cipher, vector = kek
-            key = PBKDF2HMAC(_PRFS[prf](), cipher.key_size, salt, iterations).derive(password)
+            key = password.key(cipher.key_size, salt, iterations, prf)
             content_key = unwrap(cipher, key, vector, encrypted)
             if content_key is not None:
                 return content_key

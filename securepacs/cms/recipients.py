@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from securepacs.cms import agreement, ber, passwords
 from securepacs.cms.algorithms import hash_named
 from securepacs.cms.identifiers import matches
+from securepacs.cms.passwords import Password
 from securepacs.cms.stream import INTEGER, OCTET_STRING, SEQUENCE, SET, Reader, tlv
 from securepacs.errors import MalformedError, NoMatchingRecipient, PasswordIncorrect, UsageError
 
@@ -40,10 +41,10 @@ _KINDS = {0x30: "ktri", 0xA1: "kari", 0xA2: "kekri", 0xA3: "pwri", 0xA4: "ori"}
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What a reader has: certificates with private keys (token delegates too), and the octets of passwords."""
+    """What a reader has: certificates with private keys (token delegates too), and passwords or their octets."""
 
     credentials: tuple[tuple[x509.Certificate, PrivateKey], ...] = field(default=(), repr=False)
-    passwords: tuple[bytes, ...] = field(default=(), repr=False)
+    passwords: tuple[bytes | Password, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def write(
     certificates: Iterable[x509.Certificate],
     content_key: bytes,
     *,
-    password_list: Sequence[bytes] = (),
+    password_list: Sequence[bytes | Password] = (),
     key_transport: KeyTransport = "pkcs1v15",
     iterations: int = passwords.MINIMUM_ITERATIONS,
 ) -> tuple[bytes, int]:

@@ -7,7 +7,7 @@ import math
 import os
 import re
 
-from securepacs.cms.passwords import password_octets
+from securepacs.cms.passwords import Password, password_octets
 from securepacs.errors import UsageError
 
 MINIMUM_BITS = 80
@@ -57,3 +57,13 @@ def require_strong(password: str, *, unsafe_weak: bool = False) -> bytes:
             standard="PS3.15 D.1",
         )
     return octets
+
+
+def shared(password: str, *, unsafe_weak: bool = False) -> Password:
+    """Return a password for all files of one medium: PBKDF2 runs once for all of them. Errors as `require_strong`."""
+    return Password(require_strong(password, unsafe_weak=unsafe_weak))
+
+
+def entered(password: str) -> Password:
+    """Return a password that somebody typed to open all files of a medium; UsageError when it cannot be one."""
+    return Password(password_octets(password))

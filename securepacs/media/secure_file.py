@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from securepacs.cms import digested, enveloped, signed
 from securepacs.cms.ciphers import CIPHERS
 from securepacs.cms.encapsulated import joined
-from securepacs.cms.passwords import password_octets
+from securepacs.cms.passwords import Password, password_octets
 from securepacs.cms.recipients import Keys, KeyTransport, require_fit
 from securepacs.cms.stream import Buffer, Stream
 from securepacs.codes import ID_DATA, ID_DIGESTED_DATA, ID_SIGNED_DATA
@@ -75,7 +75,7 @@ def protect(
     src: bytes | Path,
     *,
     recipients: Sequence[x509.Certificate] = (),
-    password: str | None = None,
+    password: str | Password | None = None,
     signer: Credential | None = None,
     cipher: str = DEFAULT_CIPHER,
     key_transport: KeyTransport = "pkcs1v15",
@@ -88,7 +88,7 @@ def protect(
     src: bytes | Path,
     *,
     recipients: Sequence[x509.Certificate] = (),
-    password: str | None = None,
+    password: str | Password | None = None,
     signer: Credential | None = None,
     cipher: str = DEFAULT_CIPHER,
     key_transport: KeyTransport = "pkcs1v15",
@@ -100,7 +100,7 @@ def protect(
     src: bytes | Path,
     *,
     recipients: Sequence[x509.Certificate] = (),
-    password: str | None = None,
+    password: str | Password | None = None,
     signer: Credential | None = None,
     cipher: str = DEFAULT_CIPHER,
     key_transport: KeyTransport = "pkcs1v15",
@@ -111,11 +111,12 @@ def protect(
     """Make a Secure DICOM File of the Part 10 file `src` (PS3.15 D.1); return it, or write it to `output` in constant memory.
 
     `at` (now when None) becomes the signing time and is when the recipients' certificates must be valid. `password` adds a
-    recipient who knows it. Raises MalformedError when `src` is not a DICOM file or has a suspicious preamble, UsageError for a weak
-    password and for a recipient or signer that cannot be. NOT checked: trust in the recipients' certificates.
+    recipient who knows it; for many files of one medium make it with `passphrase.shared`. Raises MalformedError when `src` is not a
+    DICOM file or has a suspicious preamble, UsageError for a weak password and for a recipient or signer that cannot be. NOT
+    checked: trust in the recipients' certificates.
     """
     moment = at or datetime.now(UTC)
-    passwords = () if password is None else (require_strong(password, unsafe_weak=unsafe_weak_password),)
+    passwords = () if password is None else (_octets(password, unsafe_weak=unsafe_weak_password),)
     require_fit(recipients, moment)
     with Source(src) as source:
         head = source.head()
@@ -134,6 +135,10 @@ def protect(
         return None
 
 
+def _octets(password: str | Password, *, unsafe_weak: bool) -> bytes | Password:
+    return password if isinstance(password, Password) else require_strong(password, unsafe_weak=unsafe_weak)
+
+
 def _seal(content: Stream, signer: Credential | None, moment: datetime, *, bare: bool) -> tuple[Stream, str]:
     if signer is None:
         return digested.seal_stream(content, bare=bare), ID_DIGESTED_DATA
@@ -148,7 +153,7 @@ def open(
     src: bytes | Path,
     credential: Credential | None = None,
     *,
-    password: str | None = None,
+    password: str | Password | None = None,
     policy: TrustPolicy | None = None,
     at: datetime | None = None,
     allow_no_integrity: bool = False,
@@ -164,7 +169,8 @@ def open(
     if credential is None and password is None:
         raise UsageError("opening needs a credential or a password", standard=STANDARD)
     mine = () if credential is None else ((credential.certificate, credential.private_key),)
-    keys = Keys(mine, () if password is None else (password_octets(password),))
+    secret = password_octets(password) if isinstance(password, str) else password
+    keys = Keys(mine, () if secret is None else (secret,))
     judge = _Judge(policy, at or datetime.now(UTC), allow_no_integrity)
     with Source(src) as source:
         if looks_like_part10(source.head()):

@@ -52,7 +52,7 @@ _COMMON_SYNTAXES = (  # what archives keep most, asked for one by one as far as 
     "1.2.840.10008.1.2.4.51",  # JPEG extended
     codes.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
 )
-_TRANSFER_SYNTAXES = tuple(dict.fromkeys((*_COMMON_SYNTAXES, *map(str, ALL_TRANSFER_SYNTAXES))))
+TRANSFER_SYNTAXES = tuple(dict.fromkeys((*_COMMON_SYNTAXES, *map(str, ALL_TRANSFER_SYNTAXES))))
 
 _REJECT_SOURCES = {1: "service user", 2: "service provider (ACSE)", 3: "service provider (presentation)"}
 _REJECT_REASONS = {  # (source, reason), PS3.8 table 9-21
@@ -104,7 +104,7 @@ class DimseConnector:
             if level is QueryLevel.PATIENT
             else StudyRootQueryRetrieveInformationModelFind
         )
-        identifier = _identifier(level, keys)
+        identifier = identifier_of(level, keys)
         matches: list[Dataset] = []
         with self._association([build_context(root)]) as association:
             for status, match in association.send_c_find(identifier, root):
@@ -118,11 +118,11 @@ class DimseConnector:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"cannot write to {folder}: {error.strerror}") from None
-        received = _Receiver(study_instance_uid, folder)
+        received = Receiver(study_instance_uid, folder)
         contexts = _get_contexts(list(sop_classes))
         roles = [build_role(uid, scp_role=True) for uid in dict.fromkeys(str(context.abstract_syntax) for context in contexts)]
         contexts.insert(0, build_context(StudyRootQueryRetrieveInformationModelGet))
-        identifier = _identifier(QueryLevel.STUDY, {"StudyInstanceUID": study_instance_uid})
+        identifier = identifier_of(QueryLevel.STUDY, {"StudyInstanceUID": study_instance_uid})
         with self._association(contexts, ext_neg=roles, handlers=[(evt.EVT_C_STORE, received.store)]) as association:
             for status, _ in association.send_c_get(identifier, StudyRootQueryRetrieveInformationModelGet):
                 code = self._check(association, "C-GET", status, allow_warning=False, why=received.error)
@@ -234,7 +234,7 @@ class _Outgoing(NamedTuple):
         return self.sop_class, self.transfer_syntax
 
 
-class _Receiver:
+class Receiver:
     """Writes what arrives during one C-GET; the first error is kept and refused to the archive."""
 
     def __init__(self, study_instance_uid: str, folder: Path) -> None:
@@ -296,7 +296,7 @@ def _encoded_data_sets() -> Iterator[None]:
                 _config.STORE_SEND_CHUNKED_DATASET = _SendEncoded.before
 
 
-def _identifier(level: QueryLevel, keys: Mapping[str, str]) -> Dataset:
+def identifier_of(level: QueryLevel, keys: Mapping[str, str]) -> Dataset:
     identifier = Dataset()
     identifier.QueryRetrieveLevel = level.value
     if not all(value.isascii() for value in keys.values()):
@@ -318,8 +318,8 @@ def _get_contexts(sop_classes: Sequence[str]) -> list[PresentationContext]:
     single = room // len(classes) - 1
     contexts = []
     for uid in classes:
-        contexts += [build_context(uid, syntax) for syntax in _TRANSFER_SYNTAXES[:single]]
-        if rest := list(_TRANSFER_SYNTAXES[single:]):
+        contexts += [build_context(uid, syntax) for syntax in TRANSFER_SYNTAXES[:single]]
+        if rest := list(TRANSFER_SYNTAXES[single:]):
             contexts.append(build_context(uid, rest))
     return contexts
 

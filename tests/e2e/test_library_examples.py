@@ -24,7 +24,8 @@ from tests.support.programs import dcmtk
 from tests.support.samples import new_instance
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = [REPOSITORY / "docs" / "how-to" / name for name in ("use-the-library.md", "sign-in-a-pynetdicom-handler.md")]
+EXAMPLES = ("use-the-library.md", "sign-in-a-pynetdicom-handler.md", "publish-a-disc.md")
+PAGES = [REPOSITORY / "docs" / "how-to" / name for name in EXAMPLES]
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,9 @@ def environment(wheel: Path, tmp_path: Path) -> dict[str, str]:
     key, certificate = pki.write_pem(pki.credential(CertificateProfile.MODALITY, "ct1.hospital.example"), tmp_path / "device")
     shutil.copy(key, tmp_path / "device.key")
     shutil.copy(certificate, tmp_path / "device.pem")
+    key, certificate = pki.write_pem(pki.credential(CertificateProfile.REFERRING_PHYSICIAN, "Dr. Lee"), tmp_path / "lee")
+    shutil.copy(key, tmp_path / "dr-lee.key")
+    shutil.copy(certificate, tmp_path / "dr-lee.pem")
     pki.write_trust(tmp_path)
     (tmp_path / "issuing.pem").write_bytes(pem_of(pki.ca.issuing))
     environment = {**os.environ, "PYTHONPATH": str(wheel)}
@@ -105,6 +109,16 @@ def test_a_report_that_vouches_for_its_images(environment: dict[str, str], tmp_p
     policy = TrustPolicy.from_files([tmp_path / "root.pem"], intermediates=[tmp_path / "issuing.pem"])
     report = signatures.evaluate(tmp_path / "signed-report.dcm", policy, references=tmp_path / "images", require=["sr"])
     assert (report.verdict, [str(one.outcome) for one in report.references]) == ("TOTAL-PASSED", ["matches"])
+
+
+@pytest.mark.e2e
+def test_a_disc_is_published_and_opened(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "STUDY").mkdir()
+    for number in (1, 2):
+        (tmp_path / "STUDY" / f"{number}.dcm").write_bytes(new_instance("CT_small.dcm", number))
+    command = [sys.executable, "publish_and_open.py"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=60, capture_output=True, text=True)
+    assert result.stdout.splitlines() == ["not proven", "1.2.826.0.1.3680043.10.999.1 2 0"]
 
 
 @pytest.mark.e2e

@@ -22,6 +22,11 @@ def require(path: str) -> str:
     return found
 
 
+def venv_program(name: str) -> str:
+    """Return the absolute path of a program that a Python package brought along, or skip."""
+    return require(str(Path(sys.executable).parent / name))
+
+
 def dcmtk(tool: str) -> str:
     """Return the absolute path of a DCMTK tool, or skip; the banner proves that it is DCMTK's."""
     path = require(str(DCMTK_TOOLS / tool))

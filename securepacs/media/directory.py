@@ -13,6 +13,7 @@ from securepacs.errors import MalformedError
 _MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
 _MEDIA_STORAGE_SOP_CLASS_UID = 0x00020002
 _REFERENCED_FILE_ID = 0x00041500
+_REFERENCED_SOP_INSTANCE_UID_IN_FILE = 0x00041511
 _MAX_COMPONENTS = 8
 _NAME = "DICOMDIR"
 
@@ -35,12 +36,25 @@ def directory_in(raw: Buffer) -> bool:
 
 def file_ids(raw: Buffer) -> Iterator[tuple[str, ...]]:
     """Yield the components of every Referenced File ID (0004,1500) of a DICOMDIR, in file order."""
+    for components, _ in files_named(raw):
+        yield components
+
+
+def files_named(raw: Buffer) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield every Referenced File ID with the Referenced SOP Instance UID in File (0004,1511) beside it, or ""."""
     dataset = open_dataset(raw)
+    components: tuple[str, ...] = ()
     for token in dataset.tokens():
         if token.tag == _REFERENCED_FILE_ID and token.length:
-            yield tuple(
-                component.strip(" ") for component in bytes(dataset.value(token)).decode("latin-1").strip(" \0").split("\\")
-            )
+            if components:
+                yield components, ""
+            value = bytes(dataset.value(token)).decode("latin-1").strip(" \0")
+            components = tuple(component.strip(" ") for component in value.split("\\"))
+        elif token.tag == _REFERENCED_SOP_INSTANCE_UID_IN_FILE and components:
+            yield components, bytes(dataset.value(token)).decode("latin-1").strip(" \0")
+            components = ()
+    if components:
+        yield components, ""
 
 
 def resolve(folder: Path, components: tuple[str, ...]) -> Path | None:

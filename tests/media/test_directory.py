@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from securepacs.cli.file_set import file_ids, is_dicomdir, resolve
 from securepacs.errors import MalformedError
+from securepacs.media.directory import file_ids, is_dicomdir, resolve
 from tests.support.samples import sample
 
 FILE_SET = sample("CT_small.dcm").parent / "dicomdirtests"
