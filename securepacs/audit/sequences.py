@@ -27,18 +27,15 @@ class Sequences:
 
     def see(self, index: int, peer: str, raw: bytes) -> None:
         """Take the record of one entry."""
-        if _MARK not in raw[:_HEAD]:
+        found = number_of(peer, raw)
+        if found is None:
             return
-        record = parse_record(raw)
-        found = _ID.search(record.structured_data)
-        if found is None or not 1 <= (number := int(found[1])) <= MAX_SEQUENCE:
-            return
-        source = (peer, record.hostname, record.app_name, record.procid)
+        source, number = found
         following = self._next.get(source, 1)
         if number >= following:
             waiting = self._open.setdefault(source, {})
             if number - following > MAX_OPEN:
-                self._lost.append((index, f"{number - following} records of {_named(source)} before this one never arrived"))
+                self._lost.append((index, f"{number - following} records of {named(source)} before this one never arrived"))
             else:
                 waiting.update(dict.fromkeys(range(following, number), index))
             self._next[source] = number + 1 if number < MAX_SEQUENCE else 1
@@ -50,8 +47,20 @@ class Sequences:
         yield from self._lost
         for source, missing in self._open.items():
             for number, index in missing.items():
-                yield index, f"record {number} of {_named(source)} never arrived"
+                yield index, f"record {number} of {named(source)} never arrived"
 
 
-def _named(source: Source) -> str:
+def number_of(peer: str, raw: bytes) -> tuple[Source, int] | None:
+    """Return whose record it is and its number; None when the sender does not count."""
+    if _MARK not in raw[:_HEAD]:
+        return None
+    record = parse_record(raw)
+    found = _ID.search(record.structured_data)
+    if found is None or not 1 <= (number := int(found[1])) <= MAX_SEQUENCE:
+        return None
+    return (peer, record.hostname, record.app_name, record.procid), number
+
+
+def named(source: Source) -> str:
+    """Write a source as people know it: host, program, process."""
     return f"{source[1]} {source[2]} {source[3]}"

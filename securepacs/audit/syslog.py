@@ -32,8 +32,8 @@ _PRI_ONLY = re.compile(rb"<(?P<pri>\d{1,3})>(?P<msg>.*)", flags=re.DOTALL)
 class _Formatter(RFC5424Formatter):  # type: ignore[misc]  # the package has no types
     """RFC5424Formatter with the moment in UTC (as shipped it may stamp local time with a Z) and a host name that is given."""
 
-    def __init__(self, *, hostname: str, procid: str) -> None:
-        super().__init__(procid=procid, msgid=MSGID)
+    def __init__(self, *, hostname: str, procid: str, msgid: str) -> None:
+        super().__init__(procid=procid, msgid=msgid)
         self._hostname = hostname
 
     def format(self, record: logging.LogRecord) -> str:
@@ -49,12 +49,12 @@ def to_syslog(message: AuditMessage, *, hostname: str, app_name: str, procid: st
     )
 
 
-def to_record(xml: bytes, *, hostname: str, app_name: str, procid: str, at: datetime) -> bytes:
-    """Return the RFC 5424 record around XML that is already written; the XML stays byte for byte as it is."""
-    formatter = _Formatter(hostname=header_field(hostname, 255), procid=header_field(procid, 128))
+def to_record(text: bytes, *, hostname: str, app_name: str, procid: str, at: datetime, msgid: str = MSGID, pri: int = PRI) -> bytes:
+    """Return the RFC 5424 record around text (an audit message in XML) that is already written; it stays byte for byte as it is."""
+    formatter = _Formatter(hostname=header_field(hostname, 255), procid=header_field(procid, 128), msgid=msgid)
     record = logging.LogRecord(header_field(app_name, 48), logging.INFO, "", 0, "", (), None)
     record.created = at.timestamp()
-    return b"<%d>" % PRI + formatter.format(record).encode("ascii") + xml
+    return b"<%d>" % pri + formatter.format(record).encode("ascii") + text
 
 
 def header_field(text: str, longest: int) -> str:

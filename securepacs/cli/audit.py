@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from securepacs.cli import audit_log, audit_report, audit_serve, output
+from securepacs.cli import audit_log, audit_report, audit_serve, audit_watch, output
 from securepacs.cli.audit_serve import CertOption, CrlOption, KeyOption, TrustOption
 from securepacs.errors import MalformedError, SecurePacsError, Unavailable, UsageError
 
@@ -27,7 +27,10 @@ _OUTCOMES = {"success": 0, "minor": 4, "serious": 8, "major": 12}
 _COLUMNS = ("time", "event", "outcome", "user", "patient", "description")
 
 
-for _command in (audit_serve.serve, audit_log.export, audit_log.verify, audit_log.hold, audit_log.erase, audit_log.grant):
+_COMMANDS = (
+    audit_serve.serve, audit_watch.watch, audit_log.export, audit_log.verify, audit_log.hold, audit_log.erase, audit_log.grant,
+)  # fmt: skip
+for _command in _COMMANDS:
     app.command()(_command)
 app.add_typer(audit_report.app, name="report")
 
