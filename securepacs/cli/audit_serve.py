@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from securepacs.cli import audit_log, output
-from securepacs.errors import UsageError
+from securepacs.errors import Unavailable, UsageError
 
 if TYPE_CHECKING:
     from securepacs.audit.forwarder import SyslogSender
+    from securepacs.audit.ntp import ClockState
     from securepacs.audit.repository import Repository
     from securepacs.audit.repository.fhir_service import AuditEventServer
     from securepacs.audit.sinks import SpoolSink
@@ -75,6 +77,7 @@ def serve(
     from contextlib import ExitStack
 
     from securepacs.audit.forwarder import Forwarder
+    from securepacs.audit.ntp import ClockWatch
     from securepacs.audit.repository import Repository, RepositoryServer
     from securepacs.tls import server_context
 
@@ -114,6 +117,7 @@ def serve(
             forwarder = Forwarder([repository.supply(places, name)], sender, name=name, poll_seconds=0.5)
             forwarder.start()
             stack.callback(forwarder.stop)
+        stack.enter_context(ClockWatch(partial(_tell_clock, repository)))
         server = RepositoryServer(repository, host=host, port=port, context=context, unsafe_tcp=tcp, unsafe_udp=udp)
         with server:
             _print_listening(host, server.port, "")
@@ -124,12 +128,21 @@ def serve(
             ended.wait()
 
 
+def _tell_clock(repository: Repository, state: ClockState, at: datetime) -> None:
+    from securepacs.audit.events import participant
+    from securepacs.audit.ntp import clock_record
+
+    reporter = participant(repository.source.AuditSourceID, host=repository.hostname)
+    try:
+        repository.record(clock_record(state, source=repository.source, reporter=reporter, at=at), at=at)
+    except Unavailable as error:
+        output.errors.print(f"the state of the clock is not on record: {error}", markup=False, highlight=False)
+
+
 def _destinations(
     forward: Sequence[str], unsafe_forward: Sequence[str], cert: Path, key: Path, trust: list[Path]
 ) -> dict[str, SyslogSender]:
     """Return a sender for each destination that is asked for, by the name of its position."""
-    from functools import partial
-
     from securepacs.audit.senders import Transport, destination_name, make_sender
     from securepacs.tls import client_context
 

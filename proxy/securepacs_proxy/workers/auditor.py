@@ -9,11 +9,12 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 
 from securepacs.audit.forwarder import Forwarder
 from securepacs.audit.message import AuditMessage, EventOutcomeIndicator
+from securepacs.audit.ntp import HOUR, clock_state
 from securepacs.audit.senders import Transport, make_sender
 from securepacs.audit.sinks import SpoolSink
 from securepacs.codes import SECURITY_CONFIGURATION, SECURITY_ROLES_CHANGED, USER_SECURITY_ATTRIBUTES_CHANGED
@@ -26,6 +27,7 @@ from securepacs_proxy.status import SUPERVISOR
 from securepacs_proxy.workers.records import (
     activity,
     change_alert,
+    clock_alert,
     configuration_alert,
     destination_name,
     open_spool,
@@ -96,7 +98,10 @@ def auditor_main(pipe: socket.socket, *, snapshot: Snapshot) -> int:
             forwarder.start()
         pipe.sendall(encode({"type": "ready"}))
         waiting: list[Message] = []
+        clock_due = time.monotonic()
         for order in _orders(pipe):
+            if time.monotonic() >= clock_due and _try_to_record(sink, clock_alert(snapshot, clock_state(), at=datetime.now(UTC))):
+                clock_due = time.monotonic() + HOUR
             waiting += [order] if order is not None and order["type"] == "record" else []
             while waiting and _try_to_record(sink, _record(snapshot, waiting[0])):
                 pipe.sendall(encode({"type": "recorded", "number": waiting.pop(0)["number"]}))

@@ -13,6 +13,7 @@ from pathlib import Path
 from securepacs.audit import senders
 from securepacs.audit.events import application_activity, participant, security_alert
 from securepacs.audit.message import ActiveParticipant, AuditMessage, EventOutcomeIndicator
+from securepacs.audit.ntp import ClockState, clock_record
 from securepacs.audit.sinks import SpoolSink
 from securepacs.audit.spool import Spool
 from securepacs.codes import (
@@ -73,6 +74,11 @@ def _gateway(snapshot: Snapshot) -> ActiveParticipant:
 def activity(snapshot: Snapshot, process: str, *, at: datetime, started: bool) -> AuditMessage:
     """A process of the gateway started or stopped (PS3.15 A.5.3.1)."""
     return application_activity(source=snapshot.source(process), at=at, started=started, application=_gateway(snapshot))
+
+
+def clock_alert(snapshot: Snapshot, state: ClockState, *, at: datetime) -> AuditMessage:
+    """The state of the clock, at the start and every hour (IHE ITI-1); of an unsynchronized one an alert."""
+    return clock_record(state, source=snapshot.source(SUPERVISOR), reporter=_gateway(snapshot), at=at)
 
 
 def configuration_alert(snapshot: Snapshot, *, at: datetime, text: str, outcome: EventOutcomeIndicator) -> AuditMessage:

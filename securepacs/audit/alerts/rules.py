@@ -348,10 +348,23 @@ class BulkExportAtNight(_Silent):
         return self._from <= now < self._until if self._from < self._until else now >= self._from or now < self._until
 
 
+@dataclass
+class ClockOff(_Silent):
+    """The clock of a source is not synchronized, or a second off."""
+
+    kind: ClassVar[str] = "clock-off"
+
+    def see(self, fact: Fact) -> Iterator[Finding]:
+        """Tell what a source says of its clock."""
+        if codes.NETWORK_CONFIGURATION.csd_code in fact.types and fact.outcome >= _FAILED and "clock" in fact.text:
+            name = fact.source.partition("/")[0]
+            yield Finding(self.kind, fact.at, name, f"{name}: {fact.text.strip()[:200]}", (fact.number,))
+
+
 RULES: dict[str, type[Rule]] = {
     rule.kind: rule
     for rule in (
         SourceSilent, SequenceGap, BeginWithoutTransferred, ManyRefusals, EmergencyStarted, UnknownIssuerStorm, PatientsPerHour,
-        WildcardEnumeration, OneCardTwoAddresses, BulkExportAtNight,
+        WildcardEnumeration, OneCardTwoAddresses, BulkExportAtNight, ClockOff,
     )
 }  # fmt: skip

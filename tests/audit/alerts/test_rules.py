@@ -201,6 +201,13 @@ def test_bulk_export_at_night() -> None:
     assert len(shown(noon, *(left(number, NOW) for number in range(3)))) == 1
 
 
+def test_clock_off() -> None:
+    types = frozenset({codes.NETWORK_CONFIGURATION.csd_code})
+    right, off = "clock synchronized by chrony, offset +0.000100 s", "clock not synchronized, says the kernel"
+    (found,) = shown(rules.ClockOff(), fact(1, types=types, text=right), fact(2, types=types, text=off, outcome=4))
+    assert (found.key, found.text) == ("gw1", f"gw1: {off}")
+
+
 def test_state_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "MAX_KEYS", 50)
     made = [kind() for kind in RULES.values()]
