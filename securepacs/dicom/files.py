@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,13 +21,22 @@ _DISK = "/var/tmp"  # noqa: S108  (the file made there has no name)
 
 
 def map_file(path: Path) -> Buffer:
-    """Return the content of a file: bytes when small, else a read-only mapping that lives as long as the view is used."""
+    """Return the content of a file: bytes when small, else a read-only mapping that lives as long as the view is used.
+
+    UsageError when it cannot be read, or is no file but a pipe or a device, which may have no end.
+    """
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size < _SMALL:
-                return file.read()
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # not to wait for the writer of a pipe
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise UsageError(f"cannot read {path}: not a file")
+            if status.st_size >= _SMALL:
+                return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(status.st_size)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
 

@@ -51,7 +51,6 @@ class FileWriter:
     def write(self, path: Path, pieces: Iterable[Buffer], *, mode: int | None = None) -> Future[None]:
         """Hand over a file; waits while many are pending. The future's result raises the UsageError of a file that failed."""
         self._room.acquire()
-        self._folders[path.parent] = None
         written: Future[None] = Future()
         written.add_done_callback(lambda _: self._room.release())
         self._jobs.put(partial(self._write, path, pieces, self._mode if mode is None else mode, written))
@@ -89,8 +88,9 @@ class FileWriter:
                         step(file)
                 except BaseException as error:
                     written.set_exception(error)
-        for _, written in group:
+        for file, written in group:
             if not written.done():
+                self._folders[file.path.parent] = None
                 written.set_result(None)
 
     def __enter__(self) -> FileWriter:

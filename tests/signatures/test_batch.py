@@ -104,3 +104,11 @@ def test_a_token_that_fails_ends_the_run(large: bool, tmp_path: Path, monkeypatc
     assert evaluate(tmp_path / "a", policy()).verdict == "TOTAL-PASSED"
     assert again_target.read_bytes() == b"old"
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]
+
+
+def test_where_nothing_was_written_nothing_is_synchronized(tmp_path: Path) -> None:
+    source = image(tmp_path, "1.1", 10)
+    pairs = [(source, Path("/proc/1.dcm")), (source, tmp_path / "good")]
+    first, second = sign_files(pairs, signer(), options)
+    assert isinstance(first.error, UsageError)
+    assert second.error is None
