@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from securepacs.errors import MalformedError, TokenError, UsageError
 from securepacs.signatures import evaluate, preparation
-from securepacs.signatures.batch import FileWriter, sign_files
+from securepacs.signatures.batch import _UNWRITTEN, FileWriter, sign_files
 from securepacs.signatures.sign import SigningOptions, make_options
 from tests.support.signing import policy, signer
 
@@ -112,3 +113,20 @@ def test_where_nothing_was_written_nothing_is_synchronized(tmp_path: Path) -> No
     first, second = sign_files(pairs, signer(), options)
     assert isinstance(first.error, UsageError)
     assert second.error is None
+
+
+def test_little_content_waits_for_the_disk(tmp_path: Path) -> None:
+    handed, written, seen = 0, 0, []
+
+    def content() -> Iterator[bytes]:
+        nonlocal written
+        yield b"content"
+        written += 1
+
+    with FileWriter() as writer:
+        for number in range(60):
+            writer.write(tmp_path / str(number), content())
+            handed += 1
+            seen.append(handed - written)
+    assert max(seen) <= _UNWRITTEN + 1
+    assert written == 60
