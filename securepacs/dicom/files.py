@@ -103,9 +103,10 @@ class PendingFile:
                 for piece in pieces:
                     file.write(piece)
             os.fchmod(self._descriptor, mode if permissions is None else permissions)
-            # the disk begins now with what `synchronize` will wait for; by then other files may be on their way too
-            with suppress(OSError):
-                os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            if os.fstat(self._descriptor).st_size < _SMALL:  # of a large file it would throw away what is already written
+                # the disk begins now with what `synchronize` will wait for; by then other files may be on their way too
+                with suppress(OSError):
+                    os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def synchronize(self) -> None:
         """Wait until the content is on the disk."""
