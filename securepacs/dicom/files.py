@@ -16,6 +16,7 @@ from securepacs.errors import UsageError
 
 _SMALL = 4 << 20  # bytes; below this a plain read is as fast as a mapping, and immune to the file being cut while it is read
 
+_STEP = 16 << 20  # bytes written before the disk is told to begin
 _MOST_HELD = 16 << 20  # bytes in memory of what was deflated
 _DISK = "/var/tmp"  # noqa: S108  (the file made there has no name)
 
@@ -99,14 +100,30 @@ class PendingFile:
             permissions = _permissions(path)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._descriptor = os.open(self._temporary, flags, 0o600)  # nobody else reads what is not yet complete
-            with os.fdopen(self._descriptor, "wb", closefd=False) as file:
-                for piece in pieces:
-                    file.write(piece)
+            self._write(pieces)
             os.fchmod(self._descriptor, mode if permissions is None else permissions)
-            if os.fstat(self._descriptor).st_size < _SMALL:  # of a large file it would throw away what is already written
-                # the disk begins now with what `synchronize` will wait for; by then other files may be on their way too
-                with suppress(OSError):
-                    os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def _write(self, pieces: Iterable[Buffer]) -> None:
+        begun = size = 0
+        with open(self._descriptor, "wb", closefd=False) as file:
+            for piece in pieces:
+                view = memoryview(piece)
+                for start in range(0, len(view), _STEP):
+                    size += file.write(view[start : start + _STEP])
+                    if size - begun >= _STEP:
+                        file.flush()
+                        begun = self._begin(begun, size)
+        self._begin(begun, size)
+
+    def _begin(self, start: int, end: int) -> int:
+        """Let the disk begin with what `synchronize` will wait for, and return where to go on.
+
+        The advice is meant for what is not needed any more. It drops no pages that are still to be written, and would drop written
+        ones: so it is given once for each.
+        """
+        with suppress(OSError):
+            os.posix_fadvise(self._descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
+        return end
 
     def synchronize(self) -> None:
         """Wait until the content is on the disk."""
