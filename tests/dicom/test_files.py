@@ -66,3 +66,11 @@ def test_a_pipe_and_a_device_are_refused_at_once(tmp_path: Path) -> None:
             map_file(path)
     with pytest.raises(UsageError, match="cannot read"):
         map_file(tmp_path)
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_what_is_written_in_steps_is_the_whole(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("securepacs.dicom.files._STEP", step)
+    pieces = [bytes(range(256)), memoryview(b""), memoryview(bytes(range(256)))[3:100], b"end"]
+    write_atomically(tmp_path / "a.dcm", pieces)
+    assert (tmp_path / "a.dcm").read_bytes() == b"".join(pieces)
