@@ -7,10 +7,11 @@ illustration: no overlays, no VOI LUT or palette, values sampled and not interpo
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from securepacs import codes
 from securepacs.dicom.elements import PIXEL_DATA, Buffer, Part
@@ -19,6 +20,7 @@ from securepacs.errors import MalformedError
 
 RLE_LOSSLESS = "1.2.840.10008.1.2.5"
 MAX_PIXELS = 64_000_000  # of one frame; more is not worth the wait for a picture of a few hundred pixels
+MAX_DECODED = 24 << 20  # bytes of a frame that has to be decoded first
 SIDE = 384
 
 _SAMPLES, _PHOTOMETRIC, _PLANAR = 0x00280002, 0x00280004, 0x00280006
@@ -45,6 +47,7 @@ class _Image:
     photometric: str
     window: tuple[float, float] | None
     rescale: tuple[float, float]
+    big: bool = False  # words of 16 bits are in big endian order
 
     @property
     def frame_bytes(self) -> int:
@@ -65,8 +68,8 @@ def png_of(raw: Buffer, *, side: int = SIDE) -> bytes:
     return _png(_greys(image, frame, rows, columns), len(columns), colour=False)
 
 
-def _read(dataset: EncodedDataSet) -> tuple[_Image, bytes]:
-    """Return what the image is and its first frame, little endian."""
+def _read(dataset: EncodedDataSet) -> tuple[_Image, memoryview]:
+    """Return what the image is and its first frame, not copied."""
     numbers: dict[int, int] = {}
     texts: dict[int, str] = {}
     fragments: list[memoryview] = []
@@ -85,16 +88,14 @@ def _read(dataset: EncodedDataSet) -> tuple[_Image, bytes]:
     image = _image(numbers, texts)
     syntax = compression_of(dataset.transfer_syntax)
     if syntax == RLE_LOSSLESS and len(fragments) == 2:
-        return image, _rle(image, bytes(fragments[1]))
+        return image, memoryview(_rle(image, bytes(fragments[1])))
     if syntax or native is None:
         raise NoPreviewError("its pixel data are compressed" if syntax else "it has no pixel data")
-    frame = bytes(native[: image.frame_bytes])
+    frame = native[: image.frame_bytes]
     if len(frame) < image.frame_bytes:
         raise NoPreviewError("its pixel data are incomplete")
-    if dataset.transfer_syntax == codes.EXPLICIT_VR_BIG_ENDIAN and image.bytes_per_sample == 2:
-        words = array("H", frame)
-        words.byteswap()
-        frame = words.tobytes()
+    if dataset.transfer_syntax == codes.EXPLICIT_VR_BIG_ENDIAN:
+        image = replace(image, big=True)
     return image, frame
 
 
@@ -135,13 +136,10 @@ def _number(text: str, default: float) -> float:
     return value if abs(value) < 1e9 else default
 
 
-def _greys(image: _Image, frame: bytes, rows: range, columns: range) -> list[bytes]:
+def _greys(image: _Image, frame: memoryview, rows: range, columns: range) -> list[bytes]:
     """Return the lines of a grey picture, windowed to 8 bits."""
-    samples: Sequence[int] = frame if image.bytes_per_sample == 1 else _words(frame)
     mask, sign = (1 << image.stored) - 1, 1 << (image.stored - 1) if image.signed else 0
-    picked = [
-        [(samples[start + column] & mask ^ sign) - sign for column in columns] for start in (row * image.columns for row in rows)
-    ]
+    picked = [[(sample & mask ^ sign) - sign for sample in _line(image, frame, row, columns)] for row in rows]
     slope, intercept = image.rescale
     if image.window:
         center, width = image.window
@@ -155,7 +153,7 @@ def _greys(image: _Image, frame: bytes, rows: range, columns: range) -> list[byt
     return [bytes([shown[value] for value in line]) for line in picked]
 
 
-def _colours(image: _Image, frame: bytes, rows: range, columns: range) -> list[bytes]:
+def _colours(image: _Image, frame: memoryview, rows: range, columns: range) -> list[bytes]:
     """Return the lines of a colour picture."""
     plane = image.rows * image.columns
     apart, beside = (plane, 1) if image.planar else (1, 3)
@@ -164,20 +162,27 @@ def _colours(image: _Image, frame: bytes, rows: range, columns: range) -> list[b
         line = bytearray(3 * len(columns))
         for sample in range(3):
             start = sample * apart + row * image.columns * beside
-            line[sample::3] = frame[start : start + image.columns * beside : beside * columns.step]
+            line[sample::3] = bytes(frame[start : start + image.columns * beside : beside * columns.step])
         lines.append(bytes(line))
     return lines
 
 
-def _words(frame: bytes) -> array[int]:
-    words = array("H", frame)
-    if struct.pack("=H", 1) != b"\x01\x00":
+def _line(image: _Image, frame: memoryview, row: int, columns: range) -> Sequence[int]:
+    """Return the sampled values of one line."""
+    size = image.columns * image.bytes_per_sample
+    line = frame[row * size : (row + 1) * size]
+    if image.bytes_per_sample == 1:
+        return line[:: columns.step]
+    words = array("H", bytes(line))
+    if image.big != (sys.byteorder == "big"):
         words.byteswap()
-    return words
+    return words[:: columns.step]
 
 
-def _rle(image: _Image, fragment: bytes) -> bytes:
+def _rle(image: _Image, fragment: bytes) -> bytearray:
     """Decode one RLE frame (PS3.5 G): one segment per byte of a sample, most significant first."""
+    if image.frame_bytes > MAX_DECODED:
+        raise NoPreviewError("it is too large to draw")
     count = image.samples * image.bytes_per_sample
     plane = image.rows * image.columns
     if len(fragment) < 64:
@@ -196,10 +201,10 @@ def _rle(image: _Image, fragment: bytes) -> bytes:
             frame[begin : begin + plane] = segment
         else:
             frame[sample * image.bytes_per_sample + byte :: count] = segment
-    return bytes(frame)
+    return frame
 
 
-def _pack_bits(data: bytes, size: int) -> bytes:
+def _pack_bits(data: bytes, size: int) -> bytearray:
     out = bytearray()
     at = 0
     while len(out) < size:
@@ -212,7 +217,8 @@ def _pack_bits(data: bytes, size: int) -> bytes:
         else:
             out += data[at + 1 : at + 2] * (257 - code) if code > 128 else b""
             at += 2 if code > 128 else 1
-    return bytes(out[:size])
+    del out[size:]
+    return out
 
 
 def _png(lines: list[bytes], width: int, *, colour: bool) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,18 +16,28 @@ from securepacs.errors import UsageError
 
 _SMALL = 4 << 20  # bytes; below this a plain read is as fast as a mapping, and immune to the file being cut while it is read
 
+_STEP = 16 << 20  # bytes written before the disk is told to begin
 _MOST_HELD = 16 << 20  # bytes in memory of what was deflated
 _DISK = "/var/tmp"  # noqa: S108  (the file made there has no name)
 
 
 def map_file(path: Path) -> Buffer:
-    """Return the content of a file: bytes when small, else a read-only mapping that lives as long as the view is used."""
+    """Return the content of a file: bytes when small, else a read-only mapping that lives as long as the view is used.
+
+    UsageError when it cannot be read, or is no file but a pipe or a device, which may have no end.
+    """
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size < _SMALL:
-                return file.read()
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # not to wait for the writer of a pipe
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise UsageError(f"cannot read {path}: not a file")
+            if status.st_size >= _SMALL:
+                return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(status.st_size)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
 
@@ -89,13 +100,30 @@ class PendingFile:
             permissions = _permissions(path)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._descriptor = os.open(self._temporary, flags, 0o600)  # nobody else reads what is not yet complete
-            with os.fdopen(self._descriptor, "wb", closefd=False) as file:
-                for piece in pieces:
-                    file.write(piece)
+            self._write(pieces)
             os.fchmod(self._descriptor, mode if permissions is None else permissions)
-            # the disk begins now with what `synchronize` will wait for; by then other files may be on their way too
-            with suppress(OSError):
-                os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def _write(self, pieces: Iterable[Buffer]) -> None:
+        begun = size = 0
+        with open(self._descriptor, "wb", closefd=False) as file:
+            for piece in pieces:
+                view = memoryview(piece)
+                for start in range(0, len(view), _STEP):
+                    size += file.write(view[start : start + _STEP])
+                    if size - begun >= _STEP:
+                        file.flush()
+                        begun = self._begin(begun, size)
+        self._begin(begun, size)
+
+    def _begin(self, start: int, end: int) -> int:
+        """Let the disk begin with what `synchronize` will wait for, and return where to go on.
+
+        The advice is meant for what is not needed any more. It drops no pages that are still to be written, and would drop written
+        ones: so it is given once for each.
+        """
+        with suppress(OSError):
+            os.posix_fadvise(self._descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
+        return end
 
     def synchronize(self) -> None:
         """Wait until the content is on the disk."""

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 
 from securepacs.dicom.elements import Encoding, Part, Token
 
-_MOST_TOKENS = 2000  # half a megabyte; more is no image of a series
-_MOST_LAYOUTS = 32
-_MOST_DERIVED = 16  # of one layout
+_MOST_TOKENS = 1000  # a quarter of a megabyte; few images of a series have more
+_MOST_LAYOUTS = 16
+_MOST_DERIVED = 8  # of one layout
 _MOST_PLACES = 1024  # sizes of data sets that came once
 
 T = TypeVar("T")

@@ -25,6 +25,7 @@ from securepacs.tokens.credential import Credential
 _GROUP = 8  # files that go to the disk together
 _PATIENCE = 0.05  # seconds that a group waits for its next file
 _PENDING = 3 * _GROUP  # files a FileWriter holds at most
+_UNWRITTEN = 6  # of these, at most, whose content is still in memory
 _LARGE = 16 << 20  # bytes of a file that is written while it is hashed
 _BEHIND = 2 * _GROUP  # files that may be signed and not yet written
 
@@ -42,6 +43,7 @@ class FileWriter:
     def __init__(self) -> None:
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._room = BoundedSemaphore(_PENDING)
+        self._memory = BoundedSemaphore(_UNWRITTEN)
         self._folders: dict[Path, None] = {}
         self._mode = default_mode()
         self._group: list[tuple[PendingFile, Future[None]]] = []
@@ -51,7 +53,7 @@ class FileWriter:
     def write(self, path: Path, pieces: Iterable[Buffer], *, mode: int | None = None) -> Future[None]:
         """Hand over a file; waits while many are pending. The future's result raises the UsageError of a file that failed."""
         self._room.acquire()
-        self._folders[path.parent] = None
+        self._memory.acquire()
         written: Future[None] = Future()
         written.add_done_callback(lambda _: self._room.release())
         self._jobs.put(partial(self._write, path, pieces, self._mode if mode is None else mode, written))
@@ -77,6 +79,8 @@ class FileWriter:
             self._group.append((PendingFile(path, pieces, mode), written))
         except BaseException as error:  # whatever it is, it is the caller's
             written.set_exception(error)
+        finally:
+            self._memory.release()
         if len(self._group) >= _GROUP:
             self._complete()
 
@@ -89,8 +93,9 @@ class FileWriter:
                         step(file)
                 except BaseException as error:
                     written.set_exception(error)
-        for _, written in group:
+        for file, written in group:
             if not written.done():
+                self._folders[file.path.parent] = None
                 written.set_result(None)
 
     def __enter__(self) -> FileWriter:

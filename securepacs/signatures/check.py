@@ -24,7 +24,7 @@ from securepacs.dicom.elements import EXPLICIT_LITTLE, tokens
 from securepacs.dicom.part10 import EncodedDataSet
 from securepacs.errors import MalformedError
 from securepacs.signatures.mac import BIT_EXACT, NOT_HASHED, MacStream, Reading, plan
-from securepacs.signatures.profiles import ALGORITHMS
+from securepacs.signatures.profiles import ALGORITHMS, MANY_TAGS
 from securepacs.signatures.sequences import (
     Scope,
     derive,
@@ -146,7 +146,8 @@ def digest(
     state = hashlib.new(ALGORITHMS[mac_algorithm], usedforsecurity=False)
     stream = MacStream(state.update, reading)
     found = scope_tokens(dataset, scope)
-    if reading == BIT_EXACT and dataset.encoding == EXPLICIT_LITTLE and isinstance(wanted, frozenset) and isinstance(found, list):
+    plain = reading == BIT_EXACT and dataset.encoding == EXPLICIT_LITTLE
+    if plain and isinstance(found, list) and isinstance(wanted, frozenset) and len(wanted) <= MANY_TAGS:
         stream.follow(dataset.view, derive(dataset, scope, plan, wanted))
     else:
         stream.feed(dataset.view, found, wanted, dataset.encoding)

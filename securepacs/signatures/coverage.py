@@ -116,7 +116,7 @@ def measure(
     return replace(coverage, warnings=warnings)
 
 
-@lru_cache(maxsize=64)  # the images of a series are alike
+@lru_cache(maxsize=32)  # the images of a series are alike
 def _measure(
     own: Outline,
     outermost: Outline,

@@ -57,7 +57,7 @@ CREATION_ALGORITHMS = {"sha256": "SHA256", "sha384": "SHA384", "sha512": "SHA512
 WEAK_ALGORITHMS = frozenset({"MD5", "SHA1"})  # refused unless the verifier allows them
 AGEING_ALGORITHMS = frozenset({"RIPEMD160"})  # no attack known, 160 bits only: accepted with a warning
 
-MANY_TAGS = 4096  # what is found out about a data set with more attributes is not worth its place in memory
+MANY_TAGS = 1000  # what is found out about a data set with more attributes is not worth its place in memory
 
 # CID 7007 Signature Purpose; matched by value and designator, the meaning is only recommended
 PURPOSE_SCHEME = "ASTM-sigpurpose"
@@ -292,7 +292,7 @@ def signable_of(tags: frozenset[int]) -> frozenset[int]:
     return _signable_of(tags) if len(tags) <= MANY_TAGS else frozenset(filter(is_signable_tag, tags))
 
 
-@lru_cache(maxsize=64)  # the images of a series are alike
+@lru_cache(maxsize=32)  # the images of a series are alike
 def _signable_of(tags: frozenset[int]) -> frozenset[int]:
     return frozenset(filter(is_signable_tag, tags))
 

@@ -347,7 +347,7 @@ def encode_mac_parameters(mac_id: int, transfer_syntax: str, algorithm: str, tag
     )
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _encode_tags(tags: tuple[int, ...]) -> bytes:
     """Encode a value of VR AT in little endian: the inverse of `_tags`."""
     return struct.pack(f"<{2 * len(tags)}H", *[word for tag in tags for word in (tag >> 16, tag & 0xFFFF)])

@@ -230,7 +230,7 @@ def _choose(own: Outline, signable: frozenset[int], options: SigningOptions) -> 
     return choose(own, signable, options.profile, options.coverage, options.tags, _purpose(options, own))
 
 
-@lru_cache(maxsize=64)  # the images of a series are alike
+@lru_cache(maxsize=32)  # the images of a series are alike
 def _chosen(
     own: Outline, signable: frozenset[int], profile: Profile, covers: Coverage | None, tags: tuple[int, ...], purpose: int | None
 ) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import subprocess
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -140,3 +141,22 @@ def test_damaged_runs_have_no_picture() -> None:
             assert png_of(broken)
         except NoPreviewError:
             continue
+
+
+def test_a_large_frame_is_not_copied() -> None:
+    raw = image(bytes(16 << 20), rows=4096, columns=4096)
+    tracemalloc.start()
+    try:
+        png_of(raw)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_frame_that_would_be_too_large_when_decoded_has_no_picture() -> None:
+    raw = sample("MR_small_RLE.dcm").read_bytes()
+    rows, columns = (raw.index(struct.pack("<HH2sH", 0x28, number, b"US", 2)) + 8 for number in (0x10, 0x11))
+    large = bytearray(raw)
+    large[rows : rows + 2] = large[columns : columns + 2] = struct.pack("<H", 7000)
+    with pytest.raises(NoPreviewError, match="too large"):
+        png_of(bytes(large))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,3 +57,20 @@ def test_a_new_file_gets_what_the_umask_allows(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "a.dcm").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_pipe_and_a_device_are_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), Path("/dev/null")):
+        with pytest.raises(UsageError, match="not a file"):
+            map_file(path)
+    with pytest.raises(UsageError, match="cannot read"):
+        map_file(tmp_path)
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_what_is_written_in_steps_is_the_whole(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("securepacs.dicom.files._STEP", step)
+    pieces = [bytes(range(256)), memoryview(b""), memoryview(bytes(range(256)))[3:100], b"end"]
+    write_atomically(tmp_path / "a.dcm", pieces)
+    assert (tmp_path / "a.dcm").read_bytes() == b"".join(pieces)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from securepacs.errors import MalformedError, TokenError, UsageError
 from securepacs.signatures import evaluate, preparation
-from securepacs.signatures.batch import FileWriter, sign_files
+from securepacs.signatures.batch import _UNWRITTEN, FileWriter, sign_files
 from securepacs.signatures.sign import SigningOptions, make_options
 from tests.support.signing import policy, signer
 
@@ -104,3 +105,28 @@ def test_a_token_that_fails_ends_the_run(large: bool, tmp_path: Path, monkeypatc
     assert evaluate(tmp_path / "a", policy()).verdict == "TOTAL-PASSED"
     assert again_target.read_bytes() == b"old"
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]
+
+
+def test_where_nothing_was_written_nothing_is_synchronized(tmp_path: Path) -> None:
+    source = image(tmp_path, "1.1", 10)
+    pairs = [(source, Path("/proc/1.dcm")), (source, tmp_path / "good")]
+    first, second = sign_files(pairs, signer(), options)
+    assert isinstance(first.error, UsageError)
+    assert second.error is None
+
+
+def test_little_content_waits_for_the_disk(tmp_path: Path) -> None:
+    handed, written, seen = 0, 0, []
+
+    def content() -> Iterator[bytes]:
+        nonlocal written
+        yield b"content"
+        written += 1
+
+    with FileWriter() as writer:
+        for number in range(60):
+            writer.write(tmp_path / str(number), content())
+            handed += 1
+            seen.append(handed - written)
+    assert max(seen) <= _UNWRITTEN + 1
+    assert written == 60
