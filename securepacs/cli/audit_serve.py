@@ -66,6 +66,7 @@ def serve(
 
     from securepacs.audit.forwarder import Forwarder
     from securepacs.audit.repository import Repository, RepositoryServer
+    from securepacs.audit.repository.server import spare_collector
     from securepacs.tls import server_context
 
     if log_key is None and (tsa or witness or keep_days):
@@ -100,6 +101,7 @@ def serve(
             forwarder.start()
             stack.callback(forwarder.stop)
         server = RepositoryServer(repository, host=host, port=port, context=context, unsafe_tcp=tcp, unsafe_udp=udp)
+        spare_collector()
         with server:
             _print_listening(host, server.port, "")
             if tcp is not None:

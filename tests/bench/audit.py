@@ -31,6 +31,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "proxy")]
 from securepacs.audit import events  # noqa: E402
 from securepacs.audit.message import EventActionCode  # noqa: E402
 from securepacs.audit.repository import Criteria, Receipt, Repository, RepositoryServer  # noqa: E402
+from securepacs.audit.repository.server import spare_collector  # noqa: E402
 from securepacs.audit.repository.signer import LogSigner  # noqa: E402
 from securepacs.audit.spool import Spool  # noqa: E402
 from securepacs.audit.syslog import frame, to_syslog  # noqa: E402
@@ -176,6 +177,7 @@ def ingest(folder: Path, count: int, files: TlsFiles) -> None:
     with Repository(f"sqlite:///{folder}/ingest.db") as repository:
         signer = LogSigner.load(make_log_key(folder / "ingest.key"), origin=ORIGIN)
         began = busy = 0.0
+        spare_collector()  # as `audit serve` does
         with RepositoryServer(repository, host="127.0.0.1", port=0, context=files.server_context()) as server:
             with sender(server.port, first, files) as process:
                 go(process)
