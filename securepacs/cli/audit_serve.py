@@ -79,6 +79,7 @@ def serve(
     from securepacs.audit.forwarder import Forwarder
     from securepacs.audit.ntp import ClockWatch
     from securepacs.audit.repository import Repository, RepositoryServer
+    from securepacs.audit.repository.server import spare_collector
     from securepacs.tls import server_context
 
     if log_key is None and (tsa or witness or keep_days):
@@ -119,6 +120,7 @@ def serve(
             stack.callback(forwarder.stop)
         stack.enter_context(ClockWatch(partial(_tell_clock, repository)))
         server = RepositoryServer(repository, host=host, port=port, context=context, unsafe_tcp=tcp, unsafe_udp=udp)
+        spare_collector()
         with server:
             _print_listening(host, server.port, "")
             if tcp is not None:

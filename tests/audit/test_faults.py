@@ -19,19 +19,22 @@ from pathlib import Path
 import pytest
 
 from securepacs.audit.repository import Criteria, Repository
+from securepacs.audit.senders import Transport
 from tests.support.audit import AT, LEE, TlsFiles
 from tests.support.net import free_port
 from tests.support.pki import make_pki
 
 SENDER = """
 import sys
-from securepacs.audit import Forwarder, Spool, SyslogTlsSender
+from securepacs.audit import Forwarder, Spool
+from securepacs.audit.senders import Transport, make_sender
 from securepacs.tls import client_context
-folder, port, trust, cert, key, run, mode = sys.argv[1:]
+folder, transport, port, trust, cert, key, run, mode = sys.argv[1:]
 from pathlib import Path
-context = client_context(certificate=Path(cert), key=Path(key), trust=[Path(trust)])
+context = lambda: client_context(certificate=Path(cert), key=Path(key), trust=[Path(trust)])
+sender = make_sender(Transport(transport), "localhost", int(port), context=context)
 with Spool.open(folder, destinations=["repository"], segment_bytes=65536) as spool:
-    forwarder = Forwarder([folder], SyslogTlsSender("localhost", int(port), context), name="repository",
+    forwarder = Forwarder([folder], sender, name="repository",
                           window_bytes=1_000_000, window_seconds=60.0, first_delay=0.05, longest_delay=0.2, poll_seconds=0.01)
     forwarder.start()
     if mode.startswith("drain "):
@@ -47,11 +50,13 @@ with Spool.open(folder, destinations=["repository"], segment_bytes=65536) as spo
 class World:
     """A repository on one port and a sender, both of which may die."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, transport: Transport = Transport.TLS) -> None:
         self.folder = folder
+        self.transport = transport
         self.files = TlsFiles(make_pki(folder / "pki"), folder / "pki")
         self.store = f"sqlite:///{folder}/audit.db"
         self.port = free_port()
+        self.tcp_port = free_port()
         self.random = random.Random(seed)
         self.acknowledged: list[str] = []
         self.repository: subprocess.Popen[str] | None = None
@@ -63,6 +68,8 @@ class World:
             f"127.0.0.1:{self.port}", "--store", self.store, "--cert", str(self.files.server_cert), "--key",
             str(self.files.server_key), "--trust", str(self.files.trust),
         ]  # fmt: skip
+        if self.transport is Transport.UNSAFE_TCP:
+            arguments += ["--unsafe-tcp", f"127.0.0.1:{self.tcp_port}"]
 
         def limited() -> None:
             if limit is not None:
@@ -78,7 +85,9 @@ class World:
 
     def send(self, run: int, mode: str = "send") -> subprocess.Popen[str]:
         tls = (self.files.trust, self.files.client_cert, self.files.client_key)
-        arguments = [sys.executable, "-c", SENDER, str(self.folder / "spool"), str(self.port), *map(str, tls), str(run), mode]
+        port = self.port if self.transport is Transport.TLS else self.tcp_port
+        where = (self.folder / "spool", self.transport, port, *tls)
+        arguments = [sys.executable, "-c", SENDER, *map(str, where), str(run), mode]
         return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
     def send_and_kill(self, run: int) -> None:
@@ -104,7 +113,8 @@ class World:
         """Compare what arrived with what was acknowledged."""
         with Repository(self.store) as repository:
             found = repository.search(Criteria(text="record", newest_first=False, limit=100_000), reader=LEE, at=AT)
-            arrived = sorted((each for each in found if each.transport == "tls"), key=lambda each: each.id)
+            transport = self.transport.removeprefix("unsafe-")
+            arrived = sorted((each for each in found if each.transport == transport), key=lambda each: each.id)
             once = [repository.raw(each.id).split()[8].decode() for each in arrived if each.duplicate_of is None]
         assert len(set(once)) == len(once)
         assert [each for each in self.acknowledged if each not in set(once)] == []
@@ -124,8 +134,9 @@ def run_world(world: World, kills: int) -> None:
     world.check()
 
 
-def test_kill_9_at_some_random_instants(tmp_path: Path) -> None:
-    run_world(World(tmp_path, seed=1), 5)
+@pytest.mark.parametrize("transport", [Transport.TLS, Transport.UNSAFE_TCP])
+def test_kill_9_at_some_random_instants(tmp_path: Path, transport: Transport) -> None:
+    run_world(World(tmp_path, seed=1, transport=transport), 5)
 
 
 @pytest.mark.full
@@ -143,9 +154,12 @@ def stopped(world: World) -> None:
     world.end_repository(signal.SIGTERM)
 
 
+@pytest.mark.parametrize("transport", [Transport.TLS, Transport.UNSAFE_TCP])
 @pytest.mark.parametrize("trouble", [full_disk, stopped])
-def test_a_repository_that_cannot_take_records_gets_them_later(tmp_path: Path, trouble: Callable[[World], None]) -> None:
-    world = World(tmp_path, seed=3)
+def test_a_repository_that_cannot_take_records_gets_them_later(
+    tmp_path: Path, trouble: Callable[[World], None], transport: Transport
+) -> None:
+    world = World(tmp_path, seed=3, transport=transport)
     trouble(world)
     for run in (1, 2, 3):
         world.send_and_kill(run)

@@ -249,7 +249,7 @@ def test_logger_reaches_us_without_tls(repository: Repository, server: Repositor
         subprocess.run([logger, *where, *what], check=True, timeout=20)
     wait_until(lambda: len(kept(repository)) == len(texts), what="the lines")
     records = [parse_record(repository.raw(each.id)) for each in kept(repository)]
-    assert [each.msg.decode() for each in records] == texts
+    assert {each.msg.decode() for each in records} == set(texts)  # of three connections, in no order among them
     assert {(each.pri, each.version, each.app_name, each.msgid) for each in records} == {(85, 1, "tool", "TEST")}
     assert {(each.transport, each.authenticated) for each in kept(repository)} == {(how[:3], False)}
 

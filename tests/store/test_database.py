@@ -59,6 +59,21 @@ def test_a_store_that_others_could_read_is_closed_to_them(tmp_path: Path) -> Non
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_pages_are_those_a_store_was_made_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every release opens the stores of the ones before, whatever pages it makes itself."""
+
+    def pages(name: str) -> int:
+        engine = open_store(url_of(tmp_path / name))
+        with reading(engine) as connection:
+            return int(connection.execute(text("PRAGMA page_size")).scalar_one())
+
+    assert pages("new.db") == 8192
+    monkeypatch.setattr(database, "_SQLITE_PAGE", 4096)
+    assert pages("old.db") == 4096
+    monkeypatch.undo()
+    assert pages("old.db") == 4096
+
+
 def test_opening_again_finds_what_was_written(tmp_path: Path) -> None:
     engine = open_store(url_of(tmp_path / "store.db"))
     with writing(engine) as connection:
