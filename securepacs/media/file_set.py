@@ -181,13 +181,13 @@ def open_file_set(
     for identifier, uid in progress(named, len(named), "opening"):
         try:
             target = place(folder, identifier)
-            members.append(OpenedMember(identifier, target, opened(_found(volume, identifier), target)))
+            member = OpenedMember(identifier, target, opened(_found(volume, identifier), target))
             _require_instance(target, uid)
+            members.append(member)
         except SecurePacsError as error:
             if not allow_incomplete:
                 raise
             failed.append((identifier, error))
-            members = [member for member in members if member.file_id != identifier]
             place(folder, identifier).unlink(missing_ok=True)
     known = {(DICOMDIR,), (PAGE,), *(identifier for identifier, _ in named)}
     unnamed = tuple("/".join(name) for name in volume.names() if tuple(part.upper() for part in name) not in known)

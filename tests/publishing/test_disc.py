@@ -221,6 +221,24 @@ def test_one_file_of_another_patient_is_refused(
     assert publish([study], tmp_path / "disc", sealing, several_patients=True).instances == 3
 
 
+def test_patients_are_told_apart_whichever_file_comes_first(tmp_path: Path, doctor: Credential, study: Path) -> None:
+    """The first file says nothing about the birth date: the other two must still agree."""
+    change(study / "kimchulsoo_0.dcm", PatientBirthDate="")
+    change(study / "kimchulsoo_1.dcm", PatientBirthDate="19700101")
+    change(study / "kimchulsoo_2.dcm", PatientBirthDate="19800101")
+    with pytest.raises(UsageError, match="PatientBirthDate differs"):
+        publish([study], tmp_path / "disc", Sealing([doctor.certificate]))
+
+
+def test_without_patient_ids_names_tell_patients_apart(tmp_path: Path, doctor: Credential, study: Path) -> None:
+    for path in study.iterdir():
+        change(path, PatientID="")
+    assert publish([study], tmp_path / "same", Sealing([doctor.certificate])).instances == 3
+    change(study / "kimchulsoo_1.dcm", PatientName="")
+    with pytest.raises(UsageError, match="PatientName differs"):
+        publish([study], tmp_path / "disc", Sealing([doctor.certificate]))
+
+
 def test_a_name_in_another_spelling_is_the_same_patient(tmp_path: Path, doctor: Credential, study: Path) -> None:
     change(study / "kimchulsoo_1.dcm", PatientName="KIM^CHULSOO^^")
     assert publish([study], tmp_path / "disc", Sealing([doctor.certificate])).instances == 3
