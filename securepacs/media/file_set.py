@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
+from securepacs.cms.ciphers import CIPHERS
 from securepacs.cms.passwords import Password
 from securepacs.cms.recipients import KeyTransport
 from securepacs.dicom.files import map_file, write_atomically
@@ -59,6 +61,12 @@ class Sealing:
     cipher: str = DEFAULT_CIPHER
     key_transport: KeyTransport = "pkcs1v15"
     at: datetime | None = None
+
+    @property
+    def within_profile(self) -> bool:
+        """Whether only what PS3.15 D.1 has is used: RSA of PKCS #1 v1.5 and CBC ciphers."""
+        rsa = all(isinstance(each.public_key(), RSAPublicKey) for each in self.recipients)
+        return rsa and self.key_transport == "pkcs1v15" and self.cipher in CIPHERS and CIPHERS[self.cipher].within_profile
 
     def protect(self, content: bytes | Path, output: Path) -> None:
         """Write one Secure DICOM File."""

@@ -33,6 +33,7 @@ from securepacs.publishing.opening import volume_at
 from securepacs.signatures.manifests import read_manifest
 from securepacs.store import open_store
 from securepacs.tokens.credential import Credential
+from tests.support.cms_samples import holder
 from tests.support.discs import STUDY, change, study_folder, telling_values
 from tests.support.pki import TestPki, make_pki
 from tests.support.programs import require
@@ -322,6 +323,7 @@ def test_transfer_syntaxes_of_no_profile_are_refused(tmp_path: Path, doctor: Cre
 
 
 def test_extensions_claim_no_profile(tmp_path: Path, doctor: Credential, study: Path) -> None:
+    assert publish([study], tmp_path / "curve", Sealing([doctor.certificate, holder("curve", "p256").certificate])).profile == ""
     assert publish([study], tmp_path / "gcm", Sealing([doctor.certificate], cipher="aes256-gcm")).profile == ""
     assert publish([study], tmp_path / "oaep", Sealing([doctor.certificate], key_transport="oaep")).profile == ""
 
