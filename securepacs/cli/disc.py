@@ -123,8 +123,8 @@ def publish(
         record = stack.enter_context(_recorder(audit_spool, audit_source, destination))
         tls = (tls_trust, tls_cert, tls_key)
         paths = list(sources or ()) or stack.enter_context(_fetched(pacs, study or [], calling, move_port, *tls))
-        stack.callback(_forget, new_password_file, destination)
         text = password_from(password_file, new_password_file)
+        stack.enter_context(_forgotten_on_error(new_password_file))
         password = None if text is None else passphrase.shared(text, unsafe_weak=unsafe_weak_password)
         made = publish_disc(
             paths, destination, Sealing(recipients, password, signer, cipher, "oaep" if oaep else "pkcs1v15"),
@@ -135,10 +135,15 @@ def publish(
     _print_published(made, signed=signing, recorded=audit_spool is not None, as_json=as_json)
 
 
-def _forget(new_password_file: Path | None, destination: Path) -> None:
-    """Take a passphrase away that opens nothing, because there is no disc."""
-    if new_password_file is not None and not destination.exists():
-        new_password_file.unlink(missing_ok=True)
+@contextmanager
+def _forgotten_on_error(new_password_file: Path | None) -> Iterator[None]:
+    """Take the passphrase just made away when no disc comes of it: it would open nothing."""
+    try:
+        yield
+    except BaseException:
+        if new_password_file is not None:
+            new_password_file.unlink(missing_ok=True)
+        raise
 
 
 def open_disc_at(

@@ -62,8 +62,7 @@ def resolve(folder: Path, components: tuple[str, ...]) -> Path | None:
 
     Media are often copied by systems that write names in lower case: such a file is found too.
     """
-    if not 1 <= len(components) <= _MAX_COMPONENTS or not all(map(_is_plain, components)):
-        raise MalformedError("the DICOMDIR names a file by something that is no File ID", standard="PS3.10 8.2")
+    require_inside(components)
     for names in (components, tuple(component.lower() for component in components)):
         path = folder.joinpath(*names)
         if path.is_file():
@@ -71,6 +70,12 @@ def resolve(folder: Path, components: tuple[str, ...]) -> Path | None:
                 raise MalformedError("the DICOMDIR names a file that lies outside its folder", standard="PS3.10 8.2")
             return path
     return None
+
+
+def require_inside(components: tuple[str, ...]) -> None:
+    """Refuse, with MalformedError, what is no File ID at all. Names that other writers should not have used pass."""
+    if not 1 <= len(components) <= _MAX_COMPONENTS or not all(map(_is_plain, components)):
+        raise MalformedError("the DICOMDIR names a file by something that is no File ID", standard="PS3.10 8.2")
 
 
 def _is_plain(component: str) -> bool:

@@ -69,9 +69,9 @@ def records_of(head: Dataset, number: int) -> Records:
     MalformedError when the instance lacks what its IOD asks for and a directory needs.
     """
     filled = Dataset()
-    filled.update(head)
-    for tag in [element.tag for element in filled if element.tag.is_private]:
-        del filled[tag]
+    for tag in head.keys():  # noqa: SIM118  # a Dataset iterates over its elements, and decodes them all
+        if not tag.is_private:
+            filled[tag] = head.get_item(tag)
     _supply(filled, number)
     kind = record_type(str(head.SOPClassUID))
     keys = (

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
+from securepacs.cms.ciphers import CIPHERS
 from securepacs.cms.passwords import Password
 from securepacs.cms.recipients import KeyTransport
 from securepacs.dicom.files import map_file, write_atomically
@@ -59,6 +61,12 @@ class Sealing:
     cipher: str = DEFAULT_CIPHER
     key_transport: KeyTransport = "pkcs1v15"
     at: datetime | None = None
+
+    @property
+    def within_profile(self) -> bool:
+        """Whether only what PS3.15 D.1 has is used: RSA of PKCS #1 v1.5 and CBC ciphers."""
+        rsa = all(isinstance(each.public_key(), RSAPublicKey) for each in self.recipients)
+        return rsa and self.key_transport == "pkcs1v15" and self.cipher in CIPHERS and CIPHERS[self.cipher].within_profile
 
     def protect(self, content: bytes | Path, output: Path) -> None:
         """Write one Secure DICOM File."""
@@ -180,30 +188,30 @@ def open_file_set(
     named = _named(first.path)
     for identifier, uid in progress(named, len(named), "opening"):
         try:
-            target = place(folder, identifier)
-            members.append(OpenedMember(identifier, target, opened(_found(volume, identifier), target)))
+            target = folder.joinpath(*identifier)
+            member = OpenedMember(identifier, target, opened(_found(volume, identifier), target))
             _require_instance(target, uid)
+            members.append(member)
         except SecurePacsError as error:
             if not allow_incomplete:
                 raise
             failed.append((identifier, error))
-            members = [member for member in members if member.file_id != identifier]
-            place(folder, identifier).unlink(missing_ok=True)
-    known = {(DICOMDIR,), (PAGE,), *(identifier for identifier, _ in named)}
+            folder.joinpath(*identifier).unlink(missing_ok=True)
+    known = {(DICOMDIR,), (PAGE,), *(tuple(part.upper() for part in identifier) for identifier, _ in named)}
     unnamed = tuple("/".join(name) for name in volume.names() if tuple(part.upper() for part in name) not in known)
     return OpenedFileSet(tuple(members), tuple(failed), unnamed)
 
 
 def _named(path: Path) -> list[tuple[FileId, str]]:
-    """Return File ID and SOP Instance UID of everything a DICOMDIR names; all File IDs are legal, and none stands there twice."""
+    """Return File ID and SOP Instance UID of everything a DICOMDIR names: none leads out of its folder or stands there twice."""
     raw = map_file(path)
     if not directory.directory_in(raw) or len(raw) > MAX_DIRECTORY:
         raise MalformedError("what is named DICOMDIR is no directory of a file-set", standard="PS3.10 8.6")
     named = list(directory.files_named(raw))
-    identifiers = [identifier for identifier, _ in named]
-    for identifier in identifiers:
-        place(path.parent, identifier)
-    if len(set(identifiers)) < len(identifiers) or (DICOMDIR,) in identifiers:
+    for identifier, _ in named:
+        directory.require_inside(identifier)
+    names = {tuple(component.upper() for component in identifier) for identifier, _ in named}  # as file systems may see them
+    if len(names) < len(named) or (DICOMDIR,) in names:
         raise MalformedError("the DICOMDIR names a file twice, or itself", standard="PS3.10 8.6")
     return named
 

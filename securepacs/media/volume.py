@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from securepacs.errors import ConfigError, MalformedError, UsageError
 from securepacs.media import directory
-from securepacs.media.file_ids import FileId, is_legal
+from securepacs.media.file_ids import FileId
 
 MAX_NAMES = 1_000_000
 _MAX_DEPTH = 32
@@ -62,8 +62,7 @@ class ImageVolume:
         """Return a copy of the file."""
         from pycdlib.pycdlibexception import PyCdlibException
 
-        if not is_legal(file_id):
-            raise MalformedError("the DICOMDIR names a file by something that is no File ID", standard="PS3.10 8.2")
+        directory.require_inside(file_id)
         target = self._scratch / "file"
         for path in _spellings(file_id):
             try:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from securepacs.tokens.credential import Credential
 
 _LABEL = "ABCDEFGHJKMNPQRSTUVWXYZ23456789"
+_IMAGE = "image"
 _OF_THE_SYSTEM = {"System Volume Information", "lost+found", ".Trashes", ".fseventsd", ".Spotlight-V100"}
 
 Recorder: TypeAlias = Callable[[list[Source], Medium, str, EventOutcomeIndicator], None]
@@ -92,7 +93,6 @@ def publish(
         )
     if sealing.password is not None and sealing.cipher not in CIPHERS:
         raise UsageError("the page on a disc with a password cannot open this cipher", hint="take aes256-cbc")
-    within = sealing.cipher.endswith("-cbc") and sealing.key_transport == "pkcs1v15"
 
     def leaving(data: Buffer) -> Buffer:
         return as_it_leaves(data, registry=registry, authorized_copies=authorized_copies)
@@ -100,11 +100,13 @@ def publish(
     label = "".join(secrets.choice(_LABEL) for _ in range(8))
     recorded: list[Source] = []
     try:
-        with _prepared(output, medium, label) as folder:
+        with _prepared(output, medium) as folder:
             manifests = _manifests(sources, sealing.signer, moment, leaving) if sealing.signer is not None else []
             members = [*(_member(source, leaving) for source in sources), *(_member(each, lambda data: data) for each in manifests)]
             steps = progress(members, len(members), "encrypting")
             count = write_file_set(folder, steps, sealing, page=page() if sealing.password is not None else None)
+            if medium is Medium.CD:
+                write_image(folder, folder.with_name(_IMAGE), label=label)
             if record is not None:
                 record([*sources, *manifests], medium, label, EventOutcomeIndicator.SUCCESS)
                 recorded = [*sources, *manifests]
@@ -112,7 +114,7 @@ def publish(
         if record is not None and recorded:  # what was recorded as done did not come to be
             record(recorded, medium, label, EventOutcomeIndicator.SERIOUS_FAILURE)
         raise
-    identifier = profile.identifier if profile is not None and within else ""
+    identifier = profile.identifier if profile is not None and sealing.within_profile else ""
     size = output.stat().st_size if medium is Medium.CD else 0
     studies = len({str(source.head.StudyInstanceUID) for source in sources})
     return PublishedDisc(output, medium, identifier, label, count, studies, len(manifests), tuple(left_out), size)
@@ -142,8 +144,8 @@ def _manifests(
 
 
 @contextmanager
-def _prepared(output: Path, medium: Medium, label: str) -> Iterator[Path]:
-    """Give an empty folder for the file-set; when the block ends well it becomes `output`, or an image of it does."""
+def _prepared(output: Path, medium: Medium) -> Iterator[Path]:
+    """Give an empty folder for the file-set; when the block ends well it becomes `output`, or the image beside it does."""
     _require_free(output, medium)
     into = medium is Medium.USB and output.is_dir()
     parent = output if into else output.parent
@@ -154,8 +156,7 @@ def _prepared(output: Path, medium: Medium, label: str) -> Iterator[Path]:
         folder.mkdir(mode=0o755)
         yield folder
         if medium is Medium.CD:
-            write_image(folder, work / "image", label=label)
-            (work / "image").rename(output)
+            (work / _IMAGE).rename(output)
         elif into:
             _move_into(folder, output)
         else:

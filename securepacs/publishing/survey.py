@@ -115,26 +115,32 @@ def _require_distinct(sources: Iterable[Source]) -> None:
 
 
 def _require_one_patient(sources: list[Source]) -> None:
-    first = sources[0]
+    known = _identity(sources[0].head)
     for source in sources[1:]:
-        if difference := _different(first.head, source.head):
+        found = _identity(source.head)
+        if difference := _different(known, found):
             raise UsageError(
-                f"{source.name} is of another patient than {first.name}: {difference} differs",
+                f"{source.name} is of another patient than {sources[0].name}: {difference} differs",
                 hint="a disc is for one patient; say so if this one is not",
             )
+        known = {keyword: value or found[keyword] for keyword, value in known.items()}
 
 
-def _different(one: Dataset, other: Dataset) -> str:
-    """Return the keyword that tells two patients apart, "" when nothing does. Empty values tell nothing, unless all are empty."""
-    if _text(one, "PatientID") != _text(other, "PatientID"):
+def _identity(head: Dataset) -> dict[str, str]:
+    identity = {keyword: _text(head, keyword) for keyword in ("PatientID", "IssuerOfPatientID", "PatientBirthDate")}
+    return identity | {"PatientName": _name(head)}
+
+
+def _different(known: dict[str, str], found: dict[str, str]) -> str:
+    """Return the keyword that tells two patients apart, "" when nothing does.
+
+    What is empty tells nothing; but the Patient ID must be there for all or for none, and without one the name must be.
+    """
+    if known["PatientID"] != found["PatientID"]:
         return "PatientID"
-    for keyword in ("IssuerOfPatientID", "PatientBirthDate"):
-        mine, theirs = _text(one, keyword), _text(other, keyword)
-        if mine and theirs and mine != theirs:
-            return keyword
-    mine, theirs = _name(one), _name(other)
-    nameless = not mine or not theirs
-    return "PatientName" if mine != theirs and not (nameless and _text(one, "PatientID")) else ""
+    nameless = {"PatientName"} if not known["PatientID"] and known["PatientName"] != found["PatientName"] else set()
+    both = (keyword for keyword, value in known.items() if value and found[keyword] and value != found[keyword])
+    return next(both, "") or next(iter(nameless), "")
 
 
 def _text(head: Dataset, keyword: str) -> str:

@@ -134,6 +134,15 @@ def test_what_a_user_can_get_wrong(tmp_path: Path, doctor: Keys, study: Path) ->
     assert not (tmp_path / "disc").exists()
 
 
+def test_a_passphrase_that_is_there_already_is_kept(tmp_path: Path, study: Path) -> None:
+    word = tmp_path / "word"
+    word.write_text("of another disc")
+    said = run("publish", study, "-o", tmp_path / "disc", "--new-password-file", word, code=2)
+    assert "does not exist" in said
+    assert word.read_text() == "of another disc"
+    assert not (tmp_path / "disc").exists()
+
+
 def _with_password(tmp_path: Path, study: Path, text: str, *, code: int) -> str:
     word = tmp_path / "weak"
     word.write_text(text)

@@ -165,6 +165,44 @@ def test_a_flipped_bit_shows(tab: Tab, disc: Path, tmp_path: Path, place: float)
     assert [row[1] for row in seen["rows"] if row[0] != "good"] == ["F0000001"]
 
 
+@pytest.mark.parametrize("cipher", ["aes256-cbc", "aes256-gcm"])
+def test_no_changed_byte_gives_other_content(tab: Tab, disc: Path, tmp_path: Path, cipher: str) -> None:
+    """One bit of every byte of a small file, and every cut: an error, or what was encrypted."""
+    signer = make_pki(tmp_path).credential(CertificateProfile.RADIOLOGIST, "Dr. Kim")
+    path = tmp_path / "F0000000"
+    plain = bytes(128) + b"DICM" + b"\x02\x00\x10\x00UI\x12\x001.2.840.10008.1.2\x00"
+    media.protect(plain, password=PASSWORD, signer=signer, cipher=cipher, output=path)
+    tab.open(disc / PAGE)
+    tab.choose("#files", [path])
+    seen = tab.evaluate(f"""(async (password, expected) => {{
+      const whole = new Uint8Array(await document.getElementById("files").files[0].arrayBuffer());
+      const accepted = async (bytes) => {{
+        try {{ return hex((await open(bytes, password)).content); }} catch (error) {{ return ""; }}
+      }};
+      const wrong = [];
+      if (await accepted(whole) !== expected) wrong.push("whole");
+      for (let at = 0; at < whole.length; at++) {{
+        const flipped = whole.slice();
+        flipped[at] ^= 1;
+        if (!["", expected].includes(await accepted(flipped))) wrong.push("flipped " + at);
+        if (await accepted(whole.slice(0, at))) wrong.push("cut " + at);
+      }}
+      return [whole.length, wrong];
+    }})({json.dumps(PASSWORD)}, "{plain.hex()}")""")
+    assert seen == [path.stat().st_size, []]
+
+
+def test_bombs_are_refused_at_once(tab: Tab, disc: Path) -> None:
+    tab.open(disc / PAGE)
+    deep, endless = (
+        "new Uint8Array(20000).fill(0x30).map((octet, at) => at % 2 ? 0x80 : octet)",
+        "Uint8Array.of(0x30, 0x86, 255, 255, 255, 255, 255, 255)",
+    )
+    for bomb in (deep, endless, "new Uint8Array(0)"):
+        kind = tab.evaluate(f"open({bomb}, 'x').then(() => 'opened', error => error.kind)")
+        assert kind == "malformed"
+
+
 def test_exchanged_and_added_files_show(tab: Tab, disc: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(disc, tmp_path / "copy")
     folder = copy / "DICOM" / "D0000000"

@@ -38,7 +38,7 @@ def test_an_image_has_the_files_of_the_folder(image: Path, tmp_path: Path) -> No
         assert volume.find(("DICOM",)) is None  # a folder is no file
 
 
-@pytest.mark.parametrize("file_id", [("..", "X"), ("DICOM", "..", "DICOMDIR"), ("", "DICOMDIR"), ("dicomdir",), ()])
+@pytest.mark.parametrize("file_id", [("..", "X"), ("DICOM", "..", "DICOMDIR"), ("", "DICOMDIR"), ("A:",), ("A/B",), ()])
 def test_what_is_no_file_id_is_refused(image: Path, tmp_path: Path, file_id: tuple[str, ...]) -> None:
     with open_image(image, tmp_path) as volume, pytest.raises(MalformedError, match="no File ID"):
         volume.find(file_id)

@@ -33,6 +33,7 @@ from securepacs.publishing.opening import volume_at
 from securepacs.signatures.manifests import read_manifest
 from securepacs.store import open_store
 from securepacs.tokens.credential import Credential
+from tests.support.cms_samples import holder
 from tests.support.discs import STUDY, change, study_folder, telling_values
 from tests.support.pki import TestPki, make_pki
 from tests.support.programs import require
@@ -221,6 +222,24 @@ def test_one_file_of_another_patient_is_refused(
     assert publish([study], tmp_path / "disc", sealing, several_patients=True).instances == 3
 
 
+def test_patients_are_told_apart_whichever_file_comes_first(tmp_path: Path, doctor: Credential, study: Path) -> None:
+    """The first file says nothing about the birth date: the other two must still agree."""
+    change(study / "kimchulsoo_0.dcm", PatientBirthDate="")
+    change(study / "kimchulsoo_1.dcm", PatientBirthDate="19700101")
+    change(study / "kimchulsoo_2.dcm", PatientBirthDate="19800101")
+    with pytest.raises(UsageError, match="PatientBirthDate differs"):
+        publish([study], tmp_path / "disc", Sealing([doctor.certificate]))
+
+
+def test_without_patient_ids_names_tell_patients_apart(tmp_path: Path, doctor: Credential, study: Path) -> None:
+    for path in study.iterdir():
+        change(path, PatientID="")
+    assert publish([study], tmp_path / "same", Sealing([doctor.certificate])).instances == 3
+    change(study / "kimchulsoo_1.dcm", PatientName="")
+    with pytest.raises(UsageError, match="PatientName differs"):
+        publish([study], tmp_path / "disc", Sealing([doctor.certificate]))
+
+
 def test_a_name_in_another_spelling_is_the_same_patient(tmp_path: Path, doctor: Credential, study: Path) -> None:
     change(study / "kimchulsoo_1.dcm", PatientName="KIM^CHULSOO^^")
     assert publish([study], tmp_path / "disc", Sealing([doctor.certificate])).instances == 3
@@ -304,6 +323,7 @@ def test_transfer_syntaxes_of_no_profile_are_refused(tmp_path: Path, doctor: Cre
 
 
 def test_extensions_claim_no_profile(tmp_path: Path, doctor: Credential, study: Path) -> None:
+    assert publish([study], tmp_path / "curve", Sealing([doctor.certificate, holder("curve", "p256").certificate])).profile == ""
     assert publish([study], tmp_path / "gcm", Sealing([doctor.certificate], cipher="aes256-gcm")).profile == ""
     assert publish([study], tmp_path / "oaep", Sealing([doctor.certificate], key_transport="oaep")).profile == ""
 
@@ -426,18 +446,42 @@ def test_a_file_that_nobody_named_is_reported_and_not_opened(tmp_path: Path, doc
 @pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
 @pytest.mark.parametrize("file_id", ["..\\..\\SECRET", "DICOM\\..\\..\\X", "\\etc\\passwd", "C:\\X", "A/B"])
 def test_a_directory_that_leads_out_is_refused(tmp_path: Path, doctor: Credential, disc: Path, file_id: str) -> None:
-    plain = media.open(disc / "DICOMDIR", doctor).content
-    directory = tmp_path / "plain"
-    directory.write_bytes(plain)
-    dataset = dcmread(directory)
-    record = next(each for each in dataset.DirectoryRecordSequence if "ReferencedFileID" in each)
-    record.ReferencedFileID = file_id.split("\\")
-    dataset.save_as(directory)
+    _rename(disc, doctor, tmp_path, file_id.split("\\"))
     (tmp_path / "SECRET").write_bytes(b"secret")
-    media.protect(directory, recipients=[doctor.certificate], output=disc / "DICOMDIR")
     with pytest.raises(MalformedError, match="no File ID"):
         open_disc(disc, tmp_path / "out", doctor)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
+@pytest.mark.parametrize(
+    "names", [["DICOMDIR"], ["dicomdir"], ["DICOM", "D0000000", "F0000002"], ["dicom", "d0000000", "f0000002"]]
+)
+def test_a_directory_that_names_a_file_twice_is_refused(tmp_path: Path, doctor: Credential, disc: Path, names: list[str]) -> None:
+    _rename(disc, doctor, tmp_path, names)
+    with pytest.raises(MalformedError, match="twice, or itself"):
+        open_disc(disc, tmp_path / "out", doctor)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
+def test_names_that_others_should_not_have_used_are_opened(tmp_path: Path, doctor: Credential, disc: Path) -> None:
+    _rename(disc, doctor, tmp_path, ["images", "im-1.dcm"])
+    (disc / "images").mkdir()
+    (disc / FIRST).rename(disc / "images" / "im-1.dcm")
+    opened = open_disc(disc, tmp_path / "out", doctor)
+    assert (tmp_path / "out" / "images" / "im-1.dcm").is_file()
+    assert opened.warnings == ("several-signers", "no-manifest")  # the directory was encrypted anew, without its signer
+
+
+def _rename(disc: Path, doctor: Credential, folder: Path, names: list[str]) -> None:
+    """Give the first file of the set another File ID, in its directory only."""
+    plain = folder / "plain"
+    plain.write_bytes(media.open(disc / "DICOMDIR", doctor).content)
+    dataset = dcmread(plain)
+    record = next(each for each in dataset.DirectoryRecordSequence if "ReferencedFileID" in each)
+    record.ReferencedFileID = names
+    dataset.save_as(plain)
+    media.protect(plain, recipients=[doctor.certificate], output=disc / "DICOMDIR")
 
 
 def test_links_out_of_the_medium_are_not_followed(tmp_path: Path, doctor: Credential, disc: Path) -> None:
