@@ -3,8 +3,8 @@
 Rules of this file:
 1. `from_fhir(to_fhir(message))` is the message, but for what JSON text cannot hold (control characters become U+FFFD), an empty
    object description, and the zone of the moment, which becomes UTC.
-2. What FHIR has no element for (the name of a code system that is no URI, a display name beside the original text) travels in
-   extensions below `fhir_terms.OWN`; readers that do not know them lose only that.
+2. What FHIR has no element for (the name of a code system that is no URI, a display name beside the original text, a code with
+   blanks where no code has them) travels in extensions below `fhir_terms.OWN`; readers that do not know them lose only that.
 3. An element FHIR demands and the message does not have says so (data-absent-reason).
 4. NumberOfInstances and Instance belong to the SOPClass before them: HL7's extensions are flat, their order is kept.
 
@@ -20,11 +20,13 @@ from collections.abc import Iterator
 from securepacs.audit.fhir_reader import from_fhir
 from securepacs.audit.fhir_terms import (
     ABSENT,
+    CODE,
     DETAIL,
     DISPLAY_NAME,
     LIFE_CYCLE,
     OBJECT_ROLE,
     OBJECT_TYPE,
+    ODD_CODE,
     SOURCE_TYPE,
     SYSTEM_NAME,
     SYSTEMS,
@@ -94,9 +96,18 @@ def _coding(value: CodedValue) -> Json:
     if extensions:
         coding["extension"] = extensions
     _put(coding, "system", system)
-    _put(coding, "code", value.csd_code)
+    _put_code(coding, value.csd_code)
     _put(coding, "display", value.originalText)
     return coding or dict(ABSENT)
+
+
+def _put_code(coding: Json, code: str) -> None:
+    """Set the code; one that FHIR's type does not allow travels in an extension."""
+    if not code or CODE.fullmatch(code):
+        _put(coding, "code", code)
+    else:
+        coding.setdefault("extension", []).append({"url": ODD_CODE})
+        _put(coding["extension"][-1], "valueString", code)
 
 
 def _concept(value: CodedValue) -> Json:
@@ -145,8 +156,8 @@ def _source(source: AuditSourceIdentification) -> Json:
 def _plain(code: object, system: str) -> Json:
     coding: Json = {}
     _put(coding, "system", system)
-    _put(coding, "code", str(code), required=True)
-    return coding
+    _put_code(coding, str(code))
+    return coding or dict(ABSENT)
 
 
 def _entity(what: ParticipantObjectIdentification) -> Json:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
-from securepacs.audit.fhir_terms import DETAIL, DISPLAY_NAME, SYSTEM_NAME, Json, name_of
+from securepacs.audit.fhir_terms import DETAIL, DISPLAY_NAME, ODD_CODE, SYSTEM_NAME, Json, name_of
 from securepacs.audit.message import (
     ActiveParticipant,
     AuditMessage,
@@ -88,7 +88,12 @@ def _read_event(resource: Json) -> EventIdentification:
 def _read_coding(coding: Json) -> CodedValue:
     named = {each["url"]: _text(each, "valueString") for each in _list(coding, "extension") if "url" in each}
     system = named[SYSTEM_NAME] if SYSTEM_NAME in named else name_of(_text(coding, "system"))
-    return CodedValue(_text(coding, "code"), system, _text(coding, "display"), named.get(DISPLAY_NAME, ""))
+    return CodedValue(_code(coding), system, _text(coding, "display"), named.get(DISPLAY_NAME, ""))
+
+
+def _code(coding: Json) -> str:
+    odd = (_text(each, "valueString") for each in _list(coding, "extension") if each.get("url") == ODD_CODE)
+    return _text(coding, "code") or next(odd, "")
 
 
 def _read_concept(concept: Json) -> CodedValue:
@@ -132,7 +137,7 @@ def _read_source(source: Json) -> AuditSourceIdentification:
     return AuditSourceIdentification(
         AuditSourceID=_read_identified(source.get("observer") or {}),
         AuditEnterpriseSiteID=_text(source, "site"),
-        AuditSourceTypeCode=tuple(_text(each, "code") for each in _list(source, "type")),
+        AuditSourceTypeCode=tuple(map(_code, _list(source, "type"))),
     )
 
 
@@ -140,7 +145,7 @@ def _read_entity(entity: Json) -> ParticipantObjectIdentification:
     what = entity.get("what") or {}
     kind = (what.get("identifier") or {}).get("type")
     query = b64decode(_text(entity, "query"), validate=True) if "query" in entity or "_query" in entity else None
-    labels = (_text(each, "code") or _text(each, "display") for each in _list(entity, "securityLabel"))
+    labels = (_code(each) or _text(each, "display") for each in _list(entity, "securityLabel"))
     return ParticipantObjectIdentification(
         ParticipantObjectID=_read_identified(what),
         ParticipantObjectIDTypeCode=_read_concept(kind) if kind else CodedValue("", "", ""),
