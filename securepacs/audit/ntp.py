@@ -1,6 +1,7 @@
 """Whether the clock of this machine is kept right (IHE ITI-1, Consistent Time).
 
-Asked are chrony, ntpsec, systemd-timesyncd or, when none answers, the kernel. Nothing is refused because of the clock; its state is recorded and alarmed. Records carry the time of this clock.
+Asked are chrony, ntpsec, systemd-timesyncd or, when none answers, the kernel. Nothing is refused because of the clock; its state is
+recorded and alarmed. Records carry the time of this clock.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
@@ -88,8 +89,19 @@ def certificate_role(serial: str) -> CodedValue:
 
     The grammar of A.5.1 has no other place for it; the scheme is the product's own.
     """
-    digits = serial.lower().lstrip("0")
+    digits = serial_number(serial)
     return CodedValue(f"{CERTIFICATE_SERIAL}{digits}", "99SECUREPACS", f"certificate serial number {digits}")
+
+
+def serial_number(text: str) -> str:
+    """Return a serial number in the form it is recorded in: hexadecimal, lower case, no colons, no leading zeros.
+
+    Raises UsageError for what is none.
+    """
+    digits = text.strip().replace(":", "").lower().removeprefix("0x").lstrip("0")
+    if not re.fullmatch("[0-9a-f]{1,64}", digits):
+        raise UsageError("a serial number is written in hexadecimal", hint="openssl x509 -in CERT -noout -serial prints it")
+    return digits
 
 
 def touched(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +16,7 @@ from securepacs.errors import UsageError
 if TYPE_CHECKING:
     from securepacs.audit.checkpoint import LogPublicKey
     from securepacs.audit.repository import Criteria
+    from securepacs.audit.repository.retention import RecordClass
     from securepacs.audit.verifier import AuditReport
 
 StoreOption = Annotated[str, typer.Option("--store", help="The repository, for example sqlite:///audit.db.")]
@@ -178,6 +179,22 @@ def criteria_of(patient: str, study: str, user: str, event: str, since: str, unt
     return Criteria(
         patient=patient, study=study, user=user, event=event, since=moment(since, "--from"), until=moment(until, "--to")
     )  # fmt: skip
+
+
+def retention_by_class(texts: Iterable[str]) -> dict[RecordClass, timedelta]:
+    """Read `CLASS=DAYS` options. Raises UsageError, also for less than the least that is allowed."""
+    from securepacs.audit.repository.retention import MIN_RETENTION, RecordClass
+
+    found: dict[RecordClass, timedelta] = {}
+    for text in texts:
+        name, _, days = text.partition("=")
+        if name not in tuple(RecordClass) or not days.isdecimal() or len(days) > 6 or name in found:
+            names = ", ".join(RecordClass)
+            raise UsageError(f"--keep {text!r} is no CLASS=DAYS", hint=f"once for each of {names}, for example patient=3653")
+        found[RecordClass(name)] = timedelta(days=int(days))
+        if found[RecordClass(name)] < MIN_RETENTION:
+            raise UsageError(f"--keep {text}: audit records are kept for {MIN_RETENTION.days} days at least")
+    return found
 
 
 @contextmanager

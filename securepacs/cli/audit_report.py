@@ -24,7 +24,7 @@ from securepacs.cli.keys import (
     TokenOption,
     credential_from,
 )
-from securepacs.errors import UsageError
+from securepacs.errors import UsageError, VerificationError
 
 if TYPE_CHECKING:
     from securepacs.audit.reports import Report, Scope
@@ -165,6 +165,34 @@ def monthly(
     output.errors.print(f"signed by {subject}, recorded as {record}", markup=False, highlight=False)
 
 
+@app.command()
+@output.reports_errors
+def check(
+    page: Annotated[Path, typer.Argument(metavar="PAGE", help="A signed report; its signature stands beside it as PAGE.p7s.")],
+    trust: Annotated[list[Path], typer.Option("--trust", help="Whom to trust for auditors: file or folder.")],
+    crl: Annotated[list[Path] | None, typer.Option("--crl", help="Revocation lists of auditors.")] = None,
+    store: Annotated[str, typer.Option("--store", help="The repository that has to hold the signature, too.")] = "",
+) -> None:
+    """Check the auditor's signature of a report, and with --store that the audit trail holds it (exit code 1: no).
+
+    With --store the certificate is judged as of the moment the trail received the signature, else as of now.
+    """
+    from securepacs.audit import reports
+    from securepacs.trust import TrustPolicy
+
+    content, signature = (_read(path) for path in (page, reports.signature_path(page)))
+    policy, at, kept = TrustPolicy.from_files(trust, crls=crl or ()), datetime.now(UTC), ""
+    if store:
+        with _scope(store, "", "", "en", "UTC") as scope:
+            record = reports.find_signature(content, signature, scope)
+        if record is None:
+            raise VerificationError("the audit trail does not hold this signature of this page")
+        at, kept = record.received, f", recorded as {record.id} at {record.received:%Y-%m-%dT%H:%M:%SZ}"
+    signer, _ = reports.check_signature(content, signature, policy, at=at)
+    claimed = f" at {signer.signing_time:%Y-%m-%dT%H:%M:%SZ}" if signer.signing_time else ""
+    output.console.print(f"signed by {signer.certificate.subject.rfc4514_string()}{claimed}{kept}", markup=False, highlight=False)
+
+
 @contextmanager
 def _scope(store: str, since: str, until: str, language: str, zone_name: str, *, month: str = "") -> Iterator[Scope]:
     from securepacs.audit.reports import Scope, month_before, month_of, time_zone
@@ -211,6 +239,13 @@ def _write_csv(report: Report, path: Path) -> str:
 
     _write_file(path, watched())
     return state.hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
 
 
 def _write_file(path: Path, pieces: Iterator[bytes] | list[bytes]) -> None:

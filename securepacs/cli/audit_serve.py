@@ -58,6 +58,9 @@ def serve(
     witness: Annotated[str, typer.Option("--witness", help="HOST:PORT that every checkpoint is sent to as an audit record.")] = "",
     spool: Annotated[Path | None, typer.Option("--spool", help="Folder where checkpoints wait for the witness.")] = None,
     keep_days: Annotated[int, typer.Option("--keep-days", help="Erase what is older and not held; 0 keeps for ever.")] = 0,
+    keep: Annotated[
+        list[str] | None, typer.Option("--keep", help="CLASS=DAYS of records of their own: patient, security or system.")
+    ] = None,
     law: Annotated[str, typer.Option("--law", help="The law that retention follows; it is recorded.")] = "",
     fhir_listen: Annotated[str, typer.Option("--fhir-listen", help="HOST:PORT of FHIR search for auditors (IHE ITI-81).")] = "",
     fhir_trust: Annotated[
@@ -82,11 +85,12 @@ def serve(
     from securepacs.audit.repository.server import spare_collector
     from securepacs.tls import server_context
 
-    if log_key is None and (tsa or witness or keep_days):
-        raise UsageError("--tsa, --witness and --keep-days need --log-key: only a signed log can prove what was erased")
+    if log_key is None and (tsa or witness or keep_days or keep):
+        raise UsageError("--tsa, --witness, --keep-days and --keep need --log-key: only a signed log can prove what was erased")
 
     if not fhir_listen and (fhir_trust or fhir_crl or auditor):
         raise UsageError("--fhir-trust, --fhir-crl and --auditor need --fhir-listen")
+    by_class = audit_log.retention_by_class(keep or ())
     host, port = address(listen)
     tcp, udp = (address(each) if each else None for each in (unsafe_tcp, unsafe_udp))
     context = server_context(certificate=cert, key=key, trust=trust, crls=crl or ())
@@ -105,10 +109,16 @@ def serve(
             signer = LogSigner.load(log_key, origin=origin)
             output.errors.print(f"log key {signer.public}", markup=False, highlight=False)
             sink = stack.enter_context(_witness(witness, spool, cert, key, trust)) if witness else None
-            days = timedelta(days=keep_days) if keep_days else None
             stack.enter_context(
                 LogKeeper(
-                    repository, signer, seconds=checkpoint_seconds, witness=sink, stamp_urls=tsa or (), retention=days, law=law
+                    repository,
+                    signer,
+                    seconds=checkpoint_seconds,
+                    witness=sink,
+                    stamp_urls=tsa or (),
+                    retention=timedelta(days=keep_days) if keep_days else None,
+                    retention_by_class=by_class,
+                    law=law,
                 )
             )
         if fhir_listen:

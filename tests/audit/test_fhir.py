@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -118,9 +119,11 @@ def test_anything_survives(message: AuditMessage) -> None:
 
 
 @given(MESSAGES)
-def test_no_string_of_a_resource_is_empty_and_no_list(message: AuditMessage) -> None:
+def test_no_string_is_empty_and_no_list_and_codes_are_codes(message: AuditMessage) -> None:
     def walk(value: Any) -> None:
         assert value not in ("", [], {})
+        if isinstance(value, dict):
+            assert re.fullmatch(r"\S+(\s\S+)*", value.get("code", "x"))
         for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
             walk(each)
 

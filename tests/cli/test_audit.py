@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from securepacs.audit.parts import certificate_role
 from securepacs.audit.repository import Criteria, Receipt, Repository
 from securepacs.audit.syslog import parse_record, to_syslog
 from securepacs.audit.xml import to_xml
@@ -326,3 +327,15 @@ def test_a_repeated_record_says_so(store: str) -> None:
         raw = to_syslog(all_messages()["security_alert"], hostname="h", app_name="a", procid="1")
         repository.store([Receipt.of(raw, received=NOW, transport="test")])
     assert "repeats 14" in securepacs("search", "--store", store, "--event", "110126", "--csv").stdout
+
+
+def test_search_by_the_serial_number_of_a_certificate(tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/audit.db"
+    with Repository(store) as repository:
+        for number, serial in enumerate(("0A:1B", "a1b2")):
+            message = replace(numbered(number), ActiveParticipant=(replace(LEE, RoleIDCode=(certificate_role(serial),)),))
+            repository.store([Receipt.of(to_xml(message), received=NOW, transport="test")])
+    found = securepacs("search", "--store", store, "--serial", "00:0a:1b", "--json")
+    assert [json.loads(line)["studies"] for line in found.stdout.splitlines()] == [["1.2.3.0"]]
+    refused = securepacs("search", "--store", store, "--serial", "mine")
+    assert (refused.returncode, "hexadecimal" in refused.stderr) == (2, True)

@@ -155,6 +155,11 @@ def test_serve_signs_and_a_witness_has_every_checkpoint(tmp_path: Path, files: T
 def test_serve_options_that_need_a_log_key(tmp_path: Path, files: TlsFiles) -> None:  # noqa: F811
     common = ("serve", "--listen", "127.0.0.1:0", "--store", f"sqlite:///{tmp_path}/a.db", "--cert", files.server_cert,
               "--key", files.server_key, "--trust", files.trust)  # fmt: skip
-    for option in (("--tsa", "http://localhost/tsa"), ("--witness", "localhost:1"), ("--keep-days", "900")):
+    for option in (
+        ("--tsa", "http://localhost/tsa"),
+        ("--witness", "localhost:1"),
+        ("--keep-days", "900"),
+        ("--keep", "patient=900"),
+    ):
         result = securepacs(*common, *option)
         assert (result.returncode, "need --log-key" in result.stderr) == (2, True)

@@ -18,8 +18,9 @@ from securepacs.audit.xml import from_xml
 from securepacs.cli.main import app
 from securepacs.pki import CertificateProfile
 from tests.support.audit import AT, LEE, all_messages
-from tests.support.pki import TestPki, make_pki
+from tests.support.pki import TestPki, make_pki, pem_of
 from tests.support.programs import require
+from tests.support.softhsm import enrolled_token
 
 
 def report(*arguments: object) -> tuple[int, str]:
@@ -98,7 +99,17 @@ def test_the_auditor_signs_the_month_and_the_trail_keeps_it(tmp_path: Path, stor
         "-CAfile", str(pki.write_trust(tmp_path)), "-purpose", "any", "-out", "/dev/null",
     ]  # fmt: skip
     assert subprocess.run(verify, check=False, capture_output=True).returncode == 0
+    trusted = ("--trust", pki.write_trust(tmp_path))
+    code, told = report("check", page, *trusted, "--store", store)
+    assert (code, told) == (0, "")
+    with Repository(f"sqlite:///{tmp_path}/other.db"):
+        code, told = report("check", page, *trusted, "--store", f"sqlite:///{tmp_path}/other.db")
+    assert (code, "does not hold" in told) == (1, True)
+    stranger = make_pki(tmp_path / "stranger", name="Stranger").write_trust(tmp_path / "stranger")
+    code, told = report("check", page, "--trust", stranger)
+    assert (code, "no signer of the report is trusted" in told) == (1, True)
     page.write_bytes(page.read_bytes().replace(b"looked", b"l00ked"))
+    assert report("check", page, *trusted)[0] == 1
     assert subprocess.run(verify, check=False, capture_output=True).returncode != 0
 
 
@@ -129,3 +140,36 @@ def test_a_signature_needs_a_page(store: str, tmp_path: Path, pki: TestPki) -> N
     key, cert = pki.write_pem(pki.credential(CertificateProfile.AUDITOR, "Park Auditor"), tmp_path)
     code, told = report("monthly", "--store", store, "--csv", tmp_path / "r.csv", "--key", key, "--cert", cert)
     assert (code, "give --html" in told) == (2, True)
+
+
+def test_a_signature_that_others_claim_is_not_the_trails(tmp_path: Path, store: str, pki: TestPki) -> None:
+    """A sender may write anything into its records; only what the repository says of itself counts."""
+    from securepacs.audit import events
+    from securepacs.audit.reports import Scope, sign_page
+    from tests.support.audit import SOURCE
+
+    page, auditor = tmp_path / "m.html", pki.credential(CertificateProfile.AUDITOR, "Park Auditor")
+    page.write_bytes(b"<html></html>")
+    with Repository(store) as repository:
+        signature = sign_page(page.read_bytes(), auditor, Scope(repository, LEE, AT))
+        details = {"sha256": sha256(page.read_bytes()).hexdigest().encode(), "signature": signature}
+        forged = events.audit_log_used(source=SOURCE, at=AT, users=(LEE,), log_uri="x", details=details)
+        raw = to_syslog(forged, hostname="h", app_name="a", procid="1")
+        repository.store([Receipt.of(raw, received=AT, transport="tls")])
+    Path(f"{page}.p7s").write_bytes(signature)
+    code, told = report("check", page, "--trust", pki.write_trust(tmp_path), "--store", store)
+    assert (code, "does not hold" in told) == (1, True)
+
+
+def test_a_card_signs_the_month(tmp_path: Path, store: str) -> None:
+    token, card = enrolled_token()
+    pin = tmp_path / "pin"
+    pin.write_text(token.pin)
+    pin.chmod(0o600)
+    chain = tmp_path / "chain.pem"
+    chain.write_bytes(pem_of(*card.ca.chain))
+    page = tmp_path / "m.html"
+    own = ("--token", token.uri.replace("?", ";object=rsa-2048?"), "--pin-file", pin, "--chain", chain)
+    code, told = report("monthly", "--month", "2027-01", "--store", store, "--html", page, *own)
+    assert (code, told.startswith("signed by ")) == (0, True)
+    assert report("check", page, "--trust", card.write_trust(tmp_path), "--store", store) == (0, "")

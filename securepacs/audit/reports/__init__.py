@@ -16,9 +16,9 @@ from securepacs.audit.reports.model import Report
 from securepacs.audit.reports.monthly import month_before, month_of, monthly
 from securepacs.audit.reports.page import html
 from securepacs.audit.reports.scope import Scope, time_zone
-from securepacs.audit.reports.signing import record_signature, sign_page, signature_path
+from securepacs.audit.reports.signing import check_signature, find_signature, record_signature, sign_page, signature_path
 
 __all__ = [
-    "Report", "Scope", "Suspect", "SuspectKind", "access", "breach", "csv_lines", "emergency", "html", "month_before", "month_of",
-    "monthly", "record_signature", "sign_page", "signature_path", "time_zone",
+    "Report", "Scope", "Suspect", "SuspectKind", "access", "breach", "check_signature", "csv_lines", "emergency", "find_signature",
+    "html", "month_before", "month_of", "monthly", "record_signature", "sign_page", "signature_path", "time_zone",
 ]  # fmt: skip

@@ -31,7 +31,8 @@ def access(scope: Scope, *, patient: str) -> Iterator[Report]:
             who = seen(message) if message else None
             what = words.event(record.event_code, record.action, record.event_name)
             actions[what] += 1
-            spill.see("who", (who.name or who.who) if who else record.user, moment_text(record.at))
+            named = f"{who.name} ({who.who})" if who and who.name else who.who if who else record.user
+            spill.see("who", named, moment_text(record.at))
             spill.add(
                 "access",
                 (

@@ -13,6 +13,7 @@ from itertools import chain
 
 from securepacs.audit.grading import Verdict
 from securepacs.audit.message import ActiveParticipant, AuditMessage
+from securepacs.audit.parts import serial_number
 from securepacs.audit.reports.model import Chart, Report, Row, Table, local
 from securepacs.audit.reports.scope import TOP, Scope
 from securepacs.audit.reports.seen import ae_titles_of, message_of, serials_of
@@ -53,14 +54,13 @@ class Suspect:
         if not value:
             raise UsageError(f"--{kind.value} is empty")
         if kind is SuspectKind.SERIAL:
-            value = value.replace(":", "").lower().removeprefix("0x").lstrip("0")
-            if not re.fullmatch(r"[0-9a-f]+", value):
-                raise UsageError("a serial number is written in hexadecimal", hint="openssl x509 -in CERT -noout -serial prints it")
+            value = serial_number(value)
         return cls(kind, value.casefold() if kind in (SuspectKind.SUBJECT, SuspectKind.PEER) else value)
 
     def criteria(self, scope: Scope) -> Criteria:
         """Return what surely finds every record of the suspect."""
-        return scope.criteria(user=self.value) if self.kind is SuspectKind.SUBJECT else scope.criteria()
+        indexed = {SuspectKind.SUBJECT: "user", SuspectKind.SERIAL: "serial"}
+        return scope.criteria(**{indexed[self.kind]: self.value}) if self.kind in indexed else scope.criteria()
 
     def may_be_in(self, raw: bytes) -> bool:
         """Tell, without reading the message, whether the suspect can be in it."""

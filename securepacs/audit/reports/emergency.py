@@ -38,7 +38,7 @@ def emergency(scope: Scope) -> Iterator[Report]:
         for start in spill.rows("start"):
             row, ended = _row(scope, reading, spill, start)
             unended += not ended
-            spill.see("who", row[0] or row[1], start[3])
+            spill.see("who", f"{row[0]} ({row[1]})" if row[0] else row[1], start[3])
             spill.add("override", row)
         columns = tuple(map(words, _COLUMNS))
         table = Table(words("overrides"), columns, lambda: spill.rows("override"), spill.row_count("override"))

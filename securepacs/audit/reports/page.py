@@ -22,8 +22,10 @@ section { overflow-x: auto }
 dl { display: grid; grid-template-columns: 15rem 1fr; gap: .15rem .8rem; margin: 0 }
 dt { color: var(--quiet) } dd { margin: 0; overflow-wrap: anywhere }
 table { border-collapse: collapse; width: 100%; font-size: .88rem }
-th { text-align: left; color: var(--quiet); font-weight: 600; border-bottom: 2px solid var(--line) }
-th, td { padding: .25rem .5rem; vertical-align: top; overflow-wrap: anywhere } td { border-top: 1px solid var(--line) }
+th { text-align: left; color: var(--quiet); font-weight: 600; border-bottom: 2px solid var(--line); white-space: nowrap }
+th, td { padding: .25rem .5rem; vertical-align: top }
+td { overflow-wrap: break-word; max-width: 22rem }
+td { border-top: 1px solid var(--line) }
 svg { max-width: 100%; height: auto } svg rect { fill: var(--bar) } svg text { font-size: 12px; fill: var(--ink) }
 svg .label { text-anchor: end } svg .tick { font-size: 10px } svg .axis { stroke: var(--quiet); fill: none }
 .quiet { color: var(--quiet) } .clear { color: var(--good); font-weight: 600 } .act { color: var(--bad); font-weight: 600 }

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from securepacs.audit.message import ActiveParticipant
@@ -66,9 +66,12 @@ class Scope:
         days: Counter[str] = Counter()
         for minute, count in minutes:
             days[f"{datetime.fromisoformat(minute + '+00:00').astimezone(self.zone):%Y-%m-%d}"] += count
-        if len(days) <= _MOST_DAYS:
-            short = {day: day[5:] for day in days}
-            return Chart(self.words("by day"), tuple((short[day], count) for day, count in sorted(days.items())), upright=True)
+        if not days:
+            return Chart(self.words("by day"), (), upright=True)
+        first, last = date.fromisoformat(min(days)), date.fromisoformat(max(days))
+        if (last - first).days < _MOST_DAYS:  # days on which nothing was recorded have their place, too
+            every = (first + timedelta(days=number) for number in range((last - first).days + 1))
+            return Chart(self.words("by day"), tuple((f"{day:%m-%d}", days[day.isoformat()]) for day in every), upright=True)
         months: Counter[str] = Counter()
         for day, count in days.items():
             months[day[:7]] += count

@@ -102,6 +102,8 @@ def _terms(message: AuditMessage) -> tuple[Terms, set[str], set[str]]:
     for who in message.ActiveParticipant:
         for user in (who.UserID, who.AlternativeUserID, who.UserName):
             terms.user(user)
+        for each in who.RoleIDCode:
+            terms.role(each.csd_code)
     for what in message.ParticipantObjectIdentification:
         kind, role = what.ParticipantObjectIDTypeCode, what.ParticipantObjectTypeCodeRole
         if is_patient(what.ParticipantObjectTypeCode, role, kind.csd_code, kind.codeSystemName):

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from securepacs.audit import events
 from securepacs.audit.message import AuditSink, EventOutcomeIndicator
 from securepacs.audit.repository.repository import Repository
+from securepacs.audit.repository.retention import RecordClass
 from securepacs.audit.repository.signer import LogSigner
 from securepacs.audit.witness import witness_message
 from securepacs.codes import OBJECT_SECURITY_ATTRIBUTES_CHANGED
@@ -32,7 +33,8 @@ def _now() -> datetime:
 class LogKeeper:
     """Makes a checkpoint every `seconds` when something came, and stamps and erases once a day.
 
-    `witness` is where checkpoints go as audit records, normally a spool with a forwarder. `retention` of None keeps for ever.
+    `witness` is where checkpoints go as audit records, normally a spool with a forwarder. `retention` of None keeps for ever;
+    classes of records may have a time of their own.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class LogKeeper:
         witness: AuditSink | None = None,
         stamp_urls: Sequence[str] = (),
         retention: timedelta | None = None,
+        retention_by_class: Mapping[RecordClass, timedelta] = MappingProxyType({}),
         law: str = "",
         clock: Callable[[], datetime] = _now,
     ) -> None:
@@ -53,6 +56,7 @@ class LogKeeper:
         self._witness = witness
         self._stamp_urls = tuple(stamp_urls)
         self._retention = retention
+        self._by_class = dict(retention_by_class)
         self._law = law
         self._clock = clock
         self._next_daily = clock()
@@ -101,9 +105,11 @@ class LogKeeper:
             return
         if self._stamp_urls:
             self._repository.stamp(self._stamp_urls, at=at)
+        who = events.participant(self._repository.source.AuditSourceID, requestor=True, host=self._repository.hostname)
+        for kind, keep in self._by_class.items():
+            self._repository.retain(keep, actor=who, law=self._law, at=at, of=kind)
         if self._retention is not None:
-            who = events.participant(self._repository.source.AuditSourceID, requestor=True, host=self._repository.hostname)
-            self._repository.retain(self._retention, actor=who, law=self._law, at=at)
+            self._repository.retain(self._retention, actor=who, law=self._law, at=at, but=self._by_class)
         self._next_daily = at + DAY
 
     def _alert(self, reason: str, at: datetime) -> None:

@@ -135,7 +135,9 @@ def _participant(element: etree._Element, terms: Terms, texts: list[str | None])
     get = element.get
     user, alternative, name = _filled(get("UserID")), get("AlternativeUserID"), get("UserName")
     for each in element.iter("RoleIDCode", "MediaType"):
-        _coded(each)
+        code = _coded(each)[0]
+        if each.tag == "RoleIDCode":
+            terms.role(code)
     for text in (user, alternative, name):
         if text:
             terms.user(text)

@@ -39,6 +39,7 @@ from securepacs.audit.repository.receipt import Receipt
 from securepacs.audit.repository.retention import (
     CASE_LENGTH,
     MIN_RETENTION,
+    RecordClass,
     criteria_text,
     erasable,
     forget,
@@ -155,16 +156,29 @@ class Repository:
         details = {"erased records": encode_ranges(wanted).encode(), "reason": reason.encode(), "law": law.encode()}
         return self._used(actor, at, details, erases=encode_ranges(number - 1 for number in wanted))
 
-    def retain(self, keep: timedelta, *, actor: ActiveParticipant, law: str, at: datetime) -> int:
-        """Erase what was received longer than `keep` ago and is not held; return how many records. At least two years are kept."""
+    def retain(
+        self,
+        keep: timedelta,
+        *,
+        actor: ActiveParticipant,
+        law: str,
+        at: datetime,
+        of: RecordClass | None = None,
+        but: Iterable[RecordClass] = (),
+    ) -> int:
+        """Erase what was received longer than `keep` ago and is not held; return how many records. At least two years are kept.
+
+        `of` limits it to a class of records, `but` leaves classes out that have a time of their own.
+        """
         if keep < MIN_RETENTION:
             raise UsageError(
                 f"audit records are kept for {MIN_RETENTION.days} days at least", standard="PIPA safety measures, art. 8"
             )
         with reading(self._engine) as connection:
-            due = erasable(connection, received_before=at - keep)
+            due = erasable(connection, received_before=at - keep, of=of, but=but)
         if due:
-            self.erase(due, actor=actor, reason=f"retention of {keep.days} days", law=law, at=at)
+            what = f" of {of.value} records" if of else ""
+            self.erase(due, actor=actor, reason=f"retention of {keep.days} days{what}", law=law, at=at)
         return len(due)
 
     def hold(self, case: str, criteria: Criteria, *, actor: ActiveParticipant, reason: str, at: datetime) -> int:

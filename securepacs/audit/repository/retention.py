@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, select, update
 
+from securepacs import codes
 from securepacs.audit.log_entry import decode_ranges, encode_ranges
 from securepacs.audit.repository.search import Criteria, conditions
 from securepacs.audit.repository.tables import (
@@ -25,6 +28,32 @@ from securepacs.store.tables import moment_text
 
 MIN_RETENTION = timedelta(days=731)  # Korea: access records of sensitive data for two years
 CASE_LENGTH = 255
+
+
+class RecordClass(StrEnum):
+    """What a record is about, for the time it is kept; `EVENTS` says which. A record of another event is of no class."""
+
+    PATIENT = "patient"  # patients' data was used: images, studies, orders, queries
+    SECURITY = "security"  # logins, alerts, nodes
+    SYSTEM = "system"  # programs started and stopped, the trail was used
+
+
+EVENTS: Mapping[RecordClass, frozenset[str]] = MappingProxyType(
+    {
+        RecordClass.PATIENT: frozenset(
+            code.csd_code
+            for code in (
+                codes.BEGIN_TRANSFERRING_DICOM_INSTANCES, codes.DICOM_INSTANCES_ACCESSED, codes.DICOM_INSTANCES_TRANSFERRED,
+                codes.DICOM_STUDY_DELETED, codes.EXPORT, codes.IMPORT, codes.ORDER_RECORD, codes.PATIENT_RECORD,
+                codes.PROCEDURE_RECORD, codes.QUERY,
+            )
+        ),
+        RecordClass.SECURITY: frozenset(
+            code.csd_code for code in (codes.SECURITY_ALERT, codes.USER_AUTHENTICATION, codes.NETWORK_ENTRY)
+        ),
+        RecordClass.SYSTEM: frozenset(code.csd_code for code in (codes.APPLICATION_ACTIVITY, codes.AUDIT_LOG_USED)),
+    }
+)  # fmt: skip
 
 
 def forget(connection: Connection, erases: str, *, erased_by: int) -> None:
@@ -55,9 +84,15 @@ def refuse_erasure(connection: Connection, ids: Iterable[int]) -> None:
         raise UsageError("erased records, and records of erasures and holds, stay as they are", hint=encode_ranges(wanted & kept))
 
 
-def erasable(connection: Connection, *, received_before: datetime) -> set[int]:
-    """Return the ids of records that were received before a moment and may be erased."""
+def erasable(
+    connection: Connection, *, received_before: datetime, of: RecordClass | None = None, but: Iterable[RecordClass] = ()
+) -> set[int]:
+    """Return the ids of records that were received before a moment and may be erased: `of` a class, or all but some classes."""
     query = select(audit_record.c.id).where(audit_record.c.received < moment_text(received_before))
+    if of is not None:
+        query = query.where(audit_record.c.event_code.in_(EVENTS[of]))
+    if excluded := frozenset().union(*(EVENTS[each] for each in but)):
+        query = query.where(audit_record.c.event_code.not_in(excluded))
     due = set(connection.execute(query).scalars()) - _kept(connection)
     for each in holds(connection).values():
         for criteria in each:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, func, or_, select
 
+from securepacs.audit.parts import serial_number
 from securepacs.audit.repository.tables import audit_record, audit_term
 from securepacs.audit.repository.terms import TermKind, term, term_hash, user_term
 from securepacs.errors import UsageError
@@ -23,7 +24,8 @@ class Criteria:
     """What to look for; everything given must hold. `since` is included, `until` is not; both aware.
 
     `event` is an EventID or EventTypeCode code, or the name of an event; `user` a UserID, AlternativeUserID or UserName;
-    `patient` a whole patient ID or the number before its issuer; `text` part of any text of the record. Case does not count for
+    `patient` a whole patient ID or the number before its issuer; `text` part of any text of the record;
+    `serial` the serial number of a participant's certificate, hexadecimal, as the gateway records it. Case does not count for
     events, users and text.
     """
 
@@ -36,6 +38,7 @@ class Criteria:
     outcome: int | None = None
     source: str = ""
     text: str = ""
+    serial: str = ""
     limit: int = 100
     newest_first: bool = True
 
@@ -116,6 +119,7 @@ def conditions(criteria: Criteria) -> list[ColumnElement[bool]]:
         (TermKind.PATIENT, term(criteria.patient)),
         (TermKind.STUDY, term(criteria.study)),
         (TermKind.USER, user_term(criteria.user)),
+        (TermKind.CERTIFICATE, serial_number(criteria.serial) if criteria.serial else ""),
     ):
         if value:
             wanted.append(columns.id.in_(_with_term(kind, value)))

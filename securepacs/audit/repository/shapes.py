@@ -59,6 +59,7 @@ _ALLOWED = {
     "ParticipantObjectDataLifeCycle": _numbers(15),
 }
 _FILLED = frozenset(("UserID", "AuditSourceID", "ParticipantObjectID"))
+_NAMES = ("UserID", "AlternativeUserID", "UserName")
 _CODED = ("csd-code", "codeSystemName", "originalText")
 _OTHER_DIALECTS = ("ehdsi-", "epsos-")
 
@@ -73,6 +74,7 @@ class _Person:
     requestor: int
     texts: list[int]  # UserID, AlternativeUserID, UserName as far as they are there
     address: int | None
+    roles: list[int]
 
 
 @dataclass(slots=True)
@@ -205,10 +207,10 @@ def _shape(root: etree._Element, count: int) -> Shape:
         if element.tag == "EventIdentification":
             _event(shape, element)
         elif element.tag == "ActiveParticipant":
-            texts = [
-                _place(element.get(name)) for name in ("UserID", "AlternativeUserID", "UserName") if element.get(name) is not None
-            ]
-            person = _Person(texts[0], _place(element.get("UserIsRequestor")), texts, _optional(element, "NetworkAccessPointID"))
+            texts = [_place(element.get(name)) for name in _NAMES if element.get(name) is not None]
+            roles = [_place(each.get("csd-code")) for each in element.iterchildren("RoleIDCode")]
+            requestor, address = _place(element.get("UserIsRequestor")), _optional(element, "NetworkAccessPointID")
+            person = _Person(texts[0], requestor, texts, address, roles)
             shape.people.append(person)
             shape.order.append(person)
         elif element.tag == "AuditSourceIdentification":
@@ -318,6 +320,8 @@ def _fill(shape: Shape, v: list[str], received: str) -> Index:
                 texts.append(v[place])
             if each.address is not None:
                 texts.append(v[each.address])
+            for place in each.roles:
+                terms.role(v[place].strip())
         else:
             _fill_object(each, v, decoded, terms, texts, description, patients, studies)
     requestors = [v[each.user] for each in shape.people if v[each.requestor] in ("true", "1")]

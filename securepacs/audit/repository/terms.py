@@ -9,6 +9,7 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
 
+from securepacs.audit.parts import CERTIFICATE_SERIAL
 from securepacs.codes import PATIENT_NUMBER_TYPE
 
 SEARCHABLE_LENGTH = 65_536  # characters of a record that a text search looks at
@@ -24,6 +25,7 @@ class TermKind(StrEnum):
     USER = "user"
     PATIENT = "patient"
     STUDY = "study"
+    CERTIFICATE = "certificate"
 
 
 class Index(NamedTuple):
@@ -60,6 +62,11 @@ class Terms:
         """Add a UserID, AlternativeUserID or UserName."""
         self._found.update(_user_hashes(user))
 
+    def role(self, code: str) -> None:
+        """Add a code of RoleIDCode when it names the certificate of a participant (`parts.certificate_role`)."""
+        if code.startswith(CERTIFICATE_SERIAL):
+            self._found.update(_hashes(_CERTIFICATE, term(code.removeprefix(CERTIFICATE_SERIAL))))
+
     def patient(self, identity: str, shown: set[str]) -> None:
         """Add a patient ID, whole and without its issuer (HL7 CX)."""
         for value in (term(identity), term(identity.partition("^")[0])):
@@ -87,7 +94,7 @@ def _hashes(kind: str, value: str) -> tuple[int, ...]:
     return (term_hash(kind, value),) if value else ()
 
 
-_TYPE, _USER, _PATIENT_KIND, _STUDY = (kind.value for kind in TermKind)
+_TYPE, _USER, _PATIENT_KIND, _STUDY, _CERTIFICATE = (kind.value for kind in TermKind)
 
 
 @lru_cache(maxsize=16_384)

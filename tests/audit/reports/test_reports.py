@@ -209,7 +209,7 @@ def test_days_are_those_of_the_zone(filled: Repository) -> None:
     with monthly(scope(filled, since=begin, until=end, zone=seoul, language="ko")) as report:
         days = dict(report.charts[0].values)
         page = page_of(report)
-    assert days == {"01-10": 3, "01-11": 2, "01-12": 3, "01-15": 1}
+    assert days == {"01-10": 3, "01-11": 2, "01-12": 3, "01-13": 0, "01-14": 0, "01-15": 1}
     assert "접속기록 월간 점검" in page
     assert '<html lang="ko">' in page
 

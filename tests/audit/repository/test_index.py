@@ -217,3 +217,16 @@ def test_shapes_are_bounded_and_only_plain_ones_are_kept() -> None:
     for number in range(MAX_SHAPES + 1):
         shapes.learn(message.replace("<AuditMessage>", f'<AuditMessage a{number}="">'))
     assert len(shapes._known) <= MAX_SHAPES
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=8) | st.sampled_from(["0ab12", "AB12", " ab12 "]))
+def test_a_certificate_is_found_the_same_way_by_all(serial: str) -> None:
+    from securepacs.audit.parts import certificate_role
+
+    message = all_messages()["instances_accessed"]
+    role = replace(certificate_role("1"), csd_code=f"certificate-serial-{serial}")
+    people = (replace(message.ActiveParticipant[0], RoleIDCode=(role,)), *message.ActiveParticipant[1:])
+    raw = to_xml(replace(message, ActiveParticipant=people))
+    assert indexed(raw) == indexed(raw) == tolerantly(raw)
+    plain = to_xml(replace(message, ActiveParticipant=(replace(people[0], RoleIDCode=(certificate_role("00:AB:12"),)),)))
+    assert hashes(TermKind.CERTIFICATE, "ab12") <= set(indexed(plain).terms) & set(tolerantly(plain).terms)

@@ -16,12 +16,13 @@ from sqlalchemy.exc import DBAPIError
 from securepacs.audit.checkpoint import LogKey
 from securepacs.audit.repository import Criteria, Receipt, Repository
 from securepacs.audit.repository.signer import LogSigner
+from securepacs.audit.syslog import to_syslog
 from securepacs.audit.verifier import verify_export
 from securepacs.errors import Unavailable, UsageError
 from securepacs.store import open_store, reading, writing
 from securepacs.store.tables import metadata
 from tests.cli.test_audit import securepacs
-from tests.support.audit import LEE, all_messages
+from tests.support.audit import AT, LEE, all_messages
 from tests.support.audit_log import BEGIN, ORIGIN, make_log_key, receipts
 from tests.support.postgres import Cluster, postgresql
 
@@ -169,3 +170,40 @@ def test_a_server_that_went_away_is_unavailable_and_nothing_is_half_stored(url: 
         assert len(failed) == 1
         assert repository.store(receipts(3, first=3)) == [4, 5, 6]
         assert repository.count() == 6
+
+
+def test_reports_and_pages_read_the_same(repository: Repository) -> None:
+    """What streams, groups and continues at a place has to mean the same on both databases."""
+    from securepacs.audit.reports import Scope, Suspect, SuspectKind, access, breach, csv_lines, emergency, html, monthly
+    from securepacs.audit.repository.fhir_answer import search
+    from securepacs.audit.repository.fhir_query import parse_query
+
+    raws = [to_syslog(each, hostname="h", app_name="a", procid="1") for each in all_messages().values()]
+    repository.store(Receipt.of(raw, received=AT, transport="test") for raw in (*raws, raws[0], b"nothing"))
+    scope = Scope(repository, LEE, AT)
+    for made in (
+        access(scope, patient="4711"),
+        monthly(scope),
+        emergency(scope),
+        breach(scope, Suspect.of(SuspectKind.AE, "CT1")),
+    ):
+        with made as report:
+            assert b"".join(html(report)).endswith(b"</html>\n")
+            rows = list(csv_lines(report.data))
+            if report.kind == "access":
+                assert len(rows) == 10
+            if report.kind == "monthly":
+                assert dict(report.figures)["Repeated deliveries left out"] == "1"
+                assert dict(report.charts[0].values) == {"01-31": 17}
+    for order in ("date", "-date"):
+        seen, after = list[str](), ""
+        while True:
+            given = [("date", "2027-01-31"), ("_count", "4"), ("_sort", order), ("source.identifier", "gw1")]
+            query = parse_query([*given, *([("_after", after)] if after else [])])
+            bundle = search(repository, query, base="https://x", reader=LEE, at=BEGIN)
+            seen += [each["resource"]["id"] for each in bundle["entry"] if each["search"]["mode"] == "match"]
+            links = {each["relation"]: each["url"] for each in bundle["link"]}
+            if "next" not in links:
+                break
+            after = links["next"].rpartition("_after=")[2].replace("%3A", ":")
+        assert seen == [str(number) for number in (range(1, 16) if order == "date" else range(15, 0, -1))]
