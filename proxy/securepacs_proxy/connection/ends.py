@@ -18,6 +18,7 @@ import socket
 from enum import Flag, auto
 from typing import Protocol
 
+from cryptography import x509
 from OpenSSL import SSL
 
 from securepacs_proxy.events import Side
@@ -62,6 +63,7 @@ class End(asyncio.BufferedProtocol):
         self.side = side
         self.closing = False
         self.lost = False
+        self.chain: tuple[x509.Certificate, ...] = ()  # what was verified, of a destination that is called with TLS
         self._owner = owner
         self._buffers = buffers
         self._holds = Hold(0)

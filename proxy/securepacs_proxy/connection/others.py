@@ -5,13 +5,16 @@ They carry what leaves through inner ports, a small part of the traffic, so asyn
 
 from __future__ import annotations
 
+import _ssl
 import asyncio
-import hashlib
 import os
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from securepacs.policy.subject import Subject
 from securepacs_proxy.commands import Destination
@@ -20,6 +23,9 @@ from securepacs_proxy.events import Side
 from securepacs_proxy.relay import Relay
 from securepacs_proxy.tls_bio import Buffers
 from securepacs_proxy.ways import ClientTls
+
+VERIFY_SECONDS = 10.0
+VerifyDestination: TypeAlias = Callable[[tuple[x509.Certificate, ...], Callable[[str], None]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +52,10 @@ class InnerEnd(End):
 class SecuredEnd(End):
     """A destination that is called with TLS. Everything passes through the transport: the bare socket is never written to."""
 
-    def fingerprint(self) -> str:
-        """Return the SHA-256 of the certificate that the destination showed, "" when it showed none."""
+    def verified_chain(self) -> tuple[x509.Certificate, ...]:
+        """Return the path that OpenSSL verified, the certificate of the destination first; empty when the connection is gone."""
         found = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
-        certificate = found.getpeercert(binary_form=True) if isinstance(found, ssl.SSLObject) else None
-        return hashlib.sha256(certificate).hexdigest() if certificate else ""
+        return _verified_chain(found) if isinstance(found, ssl.SSLObject) else ()
 
     def eof_received(self) -> bool:
         """Note the end of input; TLS has no half-closed connection, so it is also the end of output."""
@@ -82,10 +87,28 @@ class SecuredEnd(End):
             transport.abort()
 
 
+def _verified_chain(found: ssl.SSLObject) -> tuple[x509.Certificate, ...]:
+    """Return the verified path of a handshake. Python has a public name for it from 3.13 on."""
+    if hasattr(found, "get_verified_chain"):
+        raw = found.get_verified_chain()
+    else:
+        raw = [one.public_bytes(_ssl.ENCODING_DER) for one in found._sslobj.get_verified_chain()]  # type: ignore[attr-defined]
+    return tuple(x509.load_der_x509_certificate(one) for one in raw)
+
+
 async def connect_first(
-    destinations: Sequence[Destination], owner: Owner, buffers: Buffers, *, client_tls: Mapping[str, ClientTls], seconds: float
+    destinations: Sequence[Destination],
+    owner: Owner,
+    buffers: Buffers,
+    *,
+    client_tls: Mapping[str, ClientTls],
+    seconds: float,
+    verify: VerifyDestination | None = None,
 ) -> tuple[End, Destination] | str:
-    """Connect to the first destination that answers, in order; return its end, which is not read yet, or why none did."""
+    """Connect to the first destination that answers, in order; return its end, which is not read yet, or why none did.
+
+    `verify` says of a destination that is called with TLS whether its certificate still counts; nothing is sent before.
+    """
     reasons = []
     for destination in destinations:
         where = f"{destination.host}:{destination.port}"
@@ -96,10 +119,27 @@ async def connect_first(
             reasons.append(f"{where}: its TLS settings were replaced meanwhile")
             continue
         reason = await connect(end, destination, tls, seconds=seconds)
+        if not reason and verify is not None and end.chain:
+            reason = await _verified(end, verify, seconds=VERIFY_SECONDS)
         if not reason:
             return end, destination
         reasons.append(f"{where}: {reason}")
     return "; ".join(reasons) or "the route has no destination"
+
+
+async def _verified(end: End, verify: VerifyDestination, *, seconds: float) -> str:
+    """Return why the certificate of a destination does not count, "" when it does."""
+    answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    verify(end.chain, lambda reason: None if answered.done() else answered.set_result(reason))
+    try:
+        async with asyncio.timeout(seconds):
+            reason = await answered
+    except TimeoutError:
+        reason = f"its revocation status is not known after {seconds:g} s"
+    if not reason:
+        return ""
+    end.abort()
+    return f"its certificate is not accepted: {reason}"
 
 
 async def connect(end: End, destination: Destination, tls: ClientTls | None, *, seconds: float) -> str:
@@ -117,7 +157,9 @@ async def connect(end: End, destination: Destination, tls: ClientTls | None, *, 
     except OSError as error:
         return os.strerror(error.errno) if error.errno else str(error)
     wanted = tls.certificate_sha256 if tls is not None else ""
-    if wanted and isinstance(end, SecuredEnd) and end.fingerprint() != wanted:
-        end.abort()
-        return "its certificate is not the one in certificate_sha256"
+    if isinstance(end, SecuredEnd):
+        end.chain = end.verified_chain()
+        if wanted and (not end.chain or end.chain[0].fingerprint(hashes.SHA256()).hex() != wanted):
+            end.abort()
+            return "its certificate is not the one in certificate_sha256"
     return "closed the connection at once" if end.lost else ""

@@ -74,6 +74,7 @@ class RelayedConnection:
         self._done = False
         self.certificate: x509.Certificate | None = None
         self.chain: tuple[x509.Certificate, ...] = ()
+        self.destination: tuple[x509.Certificate, ...] = ()  # the path of a destination that is called with TLS
         self.ending = False  # somebody waits for a good moment to end it
         self.session = Session(connection_id, Peer("", 0), shell.now(), inner=self._inner is not None)
 
@@ -306,10 +307,9 @@ class RelayedConnection:
 
     async def _open_upstream(self, destinations: tuple[Destination, ...]) -> None:
         """Connect to the first destination that answers, in order."""
-        shell = self._shell
-        found = await connect_first(
-            destinations, self, shell.buffers, client_tls=shell.client_tls, seconds=shell.limits.connect_seconds
-        )
+        shell, seconds = self._shell, self._shell.limits.connect_seconds
+        tls, verify = shell.client_tls, shell.verify_destination
+        found = await connect_first(destinations, self, shell.buffers, client_tls=tls, seconds=seconds, verify=verify)
         if isinstance(found, str):
             self.handle(UpstreamUnreachable(found))
         else:
@@ -319,7 +319,7 @@ class RelayedConnection:
         if self._failed or self._outside.lost:
             end.abort()
             return
-        self._inside = end
+        self._inside, self.destination = end, end.chain
         self.session.archive = f"{destination.host}:{destination.port}"
         self.session.state = SessionState.RELAYING
         self.handle(UpstreamConnected(destination.host))

@@ -14,7 +14,7 @@ from OpenSSL import SSL
 
 from securepacs.audit.message import AuditMessage
 from securepacs.policy.subject import Subject
-from securepacs_proxy.connection.others import InnerPort
+from securepacs_proxy.connection.others import InnerPort, VerifyDestination
 from securepacs_proxy.connection.peers import AuthenticatedPeer, Limits
 from securepacs_proxy.connection.relayed import RelayedConnection
 from securepacs_proxy.events import Event
@@ -69,6 +69,7 @@ class Shell:
         admission: Admission,
         client_tls: Mapping[str, ClientTls] | None = None,
         verify: Callable[[AuthenticatedPeer, Callable[[str], None]], None] = _all_good,
+        verify_destination: VerifyDestination | None = None,
         limits: Limits | None = None,
         buffers: Buffers | None = None,
     ) -> None:
@@ -76,6 +77,7 @@ class Shell:
         self.identify = identify
         self.client_tls = client_tls or {}
         self.verify = verify  # answers once, now or later in the loop: "" or why the certificate is not accepted
+        self.verify_destination = verify_destination
         self.limits = limits or Limits()
         self.buffers = buffers or Buffers()
         self.sessions = SessionTable()

@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Any
 from weakref import WeakValueDictionary
 
+from cryptography import x509
 from OpenSSL import SSL
 
 from securepacs.audit.message import EventOutcomeIndicator
@@ -128,6 +129,7 @@ class Worker:
             client_tls=self._snapshot.client_tls,
             limits=limits_of(self._snapshot),
             verify=self._verify,
+            verify_destination=self._verify_destination,
         )
         loop.set_exception_handler(self._on_loop_fault)
         loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
@@ -225,6 +227,12 @@ class Worker:
             answer("")
         else:
             self._standing.verify(peer, answer)
+
+    def _verify_destination(self, chain: tuple[x509.Certificate, ...], answer: Callable[[str], None]) -> None:
+        if self._standing is None:
+            answer("")
+        else:
+            self._standing.verify_destination(chain, answer)
 
     def _alarm_ignored_roles(self, peer: AuthenticatedPeer) -> None:
         """One record a certificate and hour: the peer may reconnect every second."""
@@ -364,6 +372,8 @@ class Worker:
             reason = (
                 snapshot.verdict(certificate, subject, connection.chain) if subject is not None and certificate is not None else ""
             )
+            if not reason and connection.destination:
+                reason = snapshot.destination_verdict(connection.destination[0])
             if reason:
                 self._end_connection(connection, reason)
             else:
