@@ -21,6 +21,7 @@ from tests.support.programs import require
 pytestmark = pytest.mark.interop
 # Findings of testssl.sh that say nothing about the profile, each for a reason.
 NO_WEAKNESS = {
+    "service": "it looks for HTTP, and finds none",
     "engine_problem": "the OpenSSL of the scanner has no engine for old ciphers",
     "secure_client_renego": "it has no client certificate to try it with; sslyze has",
     "BREACH": "is about compressed answers of HTTP, and there is none",

@@ -52,6 +52,8 @@ class InnerEnd(End):
 class SecuredEnd(End):
     """A destination that is called with TLS. Everything passes through the transport: the bare socket is never written to."""
 
+    high_water = 1024 * 1024  # everything is copied here anyway; and with none asyncio's TLS would pause when nothing waits
+
     def verified_chain(self) -> tuple[x509.Certificate, ...]:
         """Return the path that OpenSSL verified, the certificate of the destination first; empty when the connection is gone."""
         found = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
