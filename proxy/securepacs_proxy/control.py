@@ -3,7 +3,7 @@
 Every message has a `type`. From the supervisor: `reload` (version), `status` (id), `end` (id, session, reason, by), `blocks` (id,
 blocks), `drain`. From a worker: `ready`, `reloaded` (version), `reload-failed` (reason), `status` (id, sessions, totals, versions),
 `ended` and `blocked` (id, count). Between supervisor and auditor: `record` (number, kind, at, text, by) and `recorded` (number).
-About revocation, passed on by the supervisor: from a worker to the keeper `inquire` (fingerprint, kind, chain) and `in-use`
+About revocation, passed on by the supervisor: from a worker to the keeper `inquire` (fingerprint, kind, serves, chain) and `in-use`
 (fingerprints); from the keeper to all workers `verdicts` (version, full, verdicts); to the supervisor itself `alarm` (text, bad).
 """
 

@@ -51,6 +51,14 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True)
+class Called:
+    """Who vouches for the destinations that are called with TLS, and their lists."""
+
+    trust: tuple[x509.Certificate, ...] = ()
+    crls: tuple[x509.CertificateRevocationList, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything a worker works by, read at one moment. `version` changes when any byte of any file does."""
 
@@ -62,6 +70,7 @@ class Snapshot:
     enrolment: tuple[Enrolment, ...]
     scopes: Scopes
     contents: Contents = field(repr=False)
+    called: Called = field(default_factory=Called, repr=False)
     egress: tuple[Egress, ...] = ()
     client_tls: Mapping[str, ClientTls] = field(default_factory=dict, repr=False)
     identity_rules: IdentityRules = field(default_factory=Certified, repr=False)
@@ -97,6 +106,11 @@ class Snapshot:
             return error.message
         return "" if now == subject else "its enrolment was changed"
 
+    def destination_verdict(self, certificate: x509.Certificate) -> str:
+        """Return why a live connection to a destination must end under these settings, "" when it may go on."""
+        revoked = any(_revokes(crl, certificate) for crl in self.called.crls)
+        return "the certificate of the destination was revoked" if revoked else ""
+
 
 def read_snapshot(path: Path) -> Snapshot:
     """Read configuration, policies, certificates, keys and CRLs. Raises ConfigError; nothing is half replaced."""
@@ -107,8 +121,8 @@ def read_snapshot(path: Path) -> Snapshot:
         egress, tls, identities = egress_of(config), client_tls(config), identity_rules(config)
         enrolment, scopes, policy = enrolment_of(config), scopes_of(config), policy_of(config.policy)
         if _read_files(path, config)[0] == before:
-            contents = _contents(before, path, config, policy, files)
-            return Snapshot(path, before, config, policy, listeners, enrolment, scopes, contents, egress, tls, identities)
+            contents, called = _contents(before, path, config, policy, files), _called(config)
+            return Snapshot(path, before, config, policy, listeners, enrolment, scopes, contents, called, egress, tls, identities)
     raise ConfigError("the files of the configuration change while they are read", hint="reload again when they are complete")
 
 
@@ -149,6 +163,12 @@ def _listener(section: ListenerSection, index: int, config: GatewayConfig) -> Li
         crls=tuple(read_crl(path, key=f"{key}.crls") for path in section.crls),
         revocation_elsewhere=config.revocation is not None,
     )
+
+
+def _called(config: GatewayConfig) -> Called:
+    calls = list(calls_of(config))
+    trust = (one for key, call in calls for path in call.trust for one in read_certificates(path, key=f"{key}.trust"))
+    return Called(tuple(trust), tuple(read_crl(path, key=f"{key}.crls") for key, call in calls for path in call.crls))
 
 
 def _read_files(path: Path, config: GatewayConfig) -> tuple[str, dict[Path, bytes]]:

@@ -1,9 +1,10 @@
-"""What others notice of a stalled, a slow and a flooding client: time of a C-ECHO and of a whole association.
+"""What others notice of a stalled, a slow, a flooding and a pouring client: time of a C-ECHO and of a whole association.
 
     tests/bench/bystanders.py [--seconds 10]
 
 The gateway runs with two workers. Prints medians and 99th percentiles in milliseconds, and the delay at the 99th percentile that
-each kind of client causes.
+each kind of client causes. A flooding client sends noise and connects anew as often as it can; a pouring one is let in, and sends
+images as fast as they are taken.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,7 +33,8 @@ from tests.support.gateway import Gateway, running_gateway  # noqa: E402
 from tests.support.pdata import receiver  # noqa: E402
 
 STALLED, SLOW = 100, 20
-KINDS = ("nobody", "stalled", "slow", "flooding")
+KINDS = ("nobody", "stalled", "slow", "flooding", "pouring")
+FLOODS = ("nobody", "flooding", "pouring")
 
 
 def main() -> None:
@@ -50,14 +52,19 @@ def main() -> None:
             receiver() as target,
             running_gateway(folder / "gateway", {"ARCHIVE": ("127.0.0.1", target)}) as gateway,
         ):
-            show({kind: measure(gateway, kind, options.seconds) for kind in KINDS})
+            report(gateway, KINDS, options.seconds)
+
+
+def report(gateway: Gateway, kinds: Sequence[str], seconds: float) -> None:
+    """Measure beside each kind of client, the first of which is nobody, and print the table."""
+    show({kind: measure(gateway, kind, seconds) for kind in kinds})
 
 
 def measure(gateway: Gateway, kind: str, seconds: float) -> tuple[list[float], list[float]]:
     """Return the times of C-ECHO on a standing association, and of whole associations, in milliseconds."""
     standing = Bystander(gateway)
     echoes, associations = [], []
-    with disturbed_by(kind, gateway.port):
+    with disturbed_by(kind, gateway):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             for _ in range(20):
@@ -98,13 +105,16 @@ def _timed(action: object) -> float:
 
 
 @contextmanager
-def disturbed_by(kind: str, port: int) -> Iterator[None]:
+def disturbed_by(kind: str, gateway: Gateway) -> Iterator[None]:
     """Run the disturbing client as a process of its own."""
     if kind == "nobody":
         yield
         return
-    process = subprocess.Popen([sys.executable, __file__, "--disturb", kind, "--port", str(port)], stdin=subprocess.PIPE)
-    assert process.stdin is not None
+    command = [sys.executable, __file__, "--disturb", kind, "--port", str(gateway.port)]
+    if kind == "pouring":  # one association, and more than fits into any measurement
+        where = ("127.0.0.1", gateway.port, *gateway.client_files("ct1"), 1, 1_000_000)
+        command = [*pdata.PROGRAM, "send", *map(str, where)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT)
     try:
         time.sleep(1)  # until it is under way
         yield

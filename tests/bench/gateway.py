@@ -1,6 +1,6 @@
 """The gateway beside HAProxy and stunnel: mutual TLS 1.3 on loopback, policy and audit barrier on. Prints medians and ratios.
 
-    tests/bench/gateway.py [--repetitions 5] [--megabytes 2000] [--only streams,store,stock,handshakes,latency,idle]
+    tests/bench/gateway.py [--repetitions 5] [--megabytes 2000] [--only streams,store,stock,handshakes,latency,idle,bystanders]
 
 Every repetition measures all peers one after another, so that a slow moment of the machine hits all of them. All TLS ends use the
 same key, certificates and revocation lists, and forward to the same receiver.
@@ -30,6 +30,7 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from securepacs_proxy.archives import storescp  # noqa: E402
+from tests.bench import bystanders  # noqa: E402
 from tests.support import pdata  # noqa: E402
 from tests.support.gateway import Gateway, running_gateway  # noqa: E402
 from tests.support.peers import Material, Peer, haproxy, stunnel  # noqa: E402
@@ -38,6 +39,7 @@ from tests.support.samples import new_instance  # noqa: E402
 console = Console(width=150)
 OURS = "securepacs"
 WIDE, SHIPPED = "tune.bufsize 65536", "as shipped"
+BYSTANDER_SECONDS = 10.0
 Figures = dict[str, list[float]]
 
 
@@ -45,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--megabytes", type=int, default=2000)
-    parser.add_argument("--only", default="streams,store,stock,handshakes,latency,idle")
+    parser.add_argument("--only", default="streams,store,stock,handshakes,latency,idle,bystanders")
     options = parser.parse_args()
     wanted = options.only.split(",")
     console.print(
@@ -54,7 +56,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if {"streams", "handshakes", "latency", "idle"} & set(wanted):
+        if {"streams", "handshakes", "latency", "idle", "bystanders"} & set(wanted):
             with pdata.receiver() as target, _all_peers(folder, target) as (gateway, peers):
                 if "streams" in wanted:
                     for associations in (1, 8, 64):
@@ -65,6 +67,9 @@ def main() -> None:
                     latency(gateway, target, options.repetitions)
                 if "idle" in wanted:
                     idle(gateway, peers)
+                if "bystanders" in wanted:
+                    console.print("while one client floods; the delay at the 99th percentile is to stay below 50 ms")
+                    bystanders.report(gateway, bystanders.FLOODS, BYSTANDER_SECONDS)
         if "store" in wanted:
             stores(folder / "store", options.repetitions)
         if "stock" in wanted:

@@ -18,12 +18,12 @@ import socket
 from enum import Flag, auto
 from typing import Protocol
 
+from cryptography import x509
 from OpenSSL import SSL
 
 from securepacs_proxy.events import Side
 from securepacs_proxy.tls_bio import Buffers, HandshakeRefused, TlsServer
 
-WRITE_HIGH_WATER = 1024 * 1024
 WRITE_LIMIT = 8 * 1024 * 1024
 LINGER_SECONDS = 5.0
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux only
@@ -58,10 +58,14 @@ class Owner(Protocol):
 class End(asyncio.BufferedProtocol):
     """One socket with graceful close, counted holds on reading and bounded writing; sends and receives plain bytes."""
 
+    # Nothing more is read while anything waits to be written: what waits was copied, and all that followed would be copied, too.
+    high_water = 0
+
     def __init__(self, side: Side, owner: Owner, buffers: Buffers) -> None:
         self.side = side
         self.closing = False
         self.lost = False
+        self.chain: tuple[x509.Certificate, ...] = ()  # what was verified, of a destination that is called with TLS
         self._owner = owner
         self._buffers = buffers
         self._holds = Hold(0)
@@ -84,7 +88,7 @@ class End(asyncio.BufferedProtocol):
             self._quickack = _QUICKACK
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        transport.set_write_buffer_limits(high=self.high_water)
         if self._holds:
             transport.pause_reading()
 

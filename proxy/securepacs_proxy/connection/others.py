@@ -5,14 +5,17 @@ They carry what leaves through inner ports, a small part of the traffic, so asyn
 
 from __future__ import annotations
 
+import _ssl
 import asyncio
-import hashlib
 import os
 import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from securepacs.policy.subject import Subject
 from securepacs_proxy.commands import Destination
@@ -22,6 +25,9 @@ from securepacs_proxy.relay import Relay
 from securepacs_proxy.sessions import Session
 from securepacs_proxy.tls_bio import Buffers
 from securepacs_proxy.ways import ClientTls
+
+VERIFY_SECONDS = 10.0
+VerifyDestination: TypeAlias = Callable[[tuple[x509.Certificate, ...], Callable[[str], None]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +54,12 @@ class InnerEnd(End):
 class SecuredEnd(End):
     """A destination that is called with TLS. Everything passes through the transport: the bare socket is never written to."""
 
-    def fingerprint(self) -> str:
-        """Return the SHA-256 of the certificate that the destination showed, "" when it showed none."""
+    high_water = 1024 * 1024  # everything is copied here anyway; and with none asyncio's TLS would pause when nothing waits
+
+    def verified_chain(self) -> tuple[x509.Certificate, ...]:
+        """Return the path that OpenSSL verified, the certificate of the destination first; empty when the connection is gone."""
         found = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
-        certificate = found.getpeercert(binary_form=True) if isinstance(found, ssl.SSLObject) else None
-        return hashlib.sha256(certificate).hexdigest() if certificate else ""
+        return _verified_chain(found) if isinstance(found, ssl.SSLObject) else ()
 
     def eof_received(self) -> bool:
         """Note the end of input; TLS has no half-closed connection, so it is also the end of output."""
@@ -120,15 +127,29 @@ class Environment(Protocol):
     buffers: Buffers
     client_tls: Mapping[str, ClientTls]
     deliveries: Deliveries
+    verify_destination: VerifyDestination | None
 
     @property
     def connect_seconds(self) -> float: ...
 
 
+def _verified_chain(found: ssl.SSLObject) -> tuple[x509.Certificate, ...]:
+    """Return the verified path of a handshake. Python has a public name for it from 3.13 on."""
+    if hasattr(found, "get_verified_chain"):
+        raw = found.get_verified_chain()
+    else:
+        raw = [one.public_bytes(_ssl.ENCODING_DER) for one in found._sslobj.get_verified_chain()]  # type: ignore[attr-defined]
+    return tuple(x509.load_der_x509_certificate(one) for one in raw)
+
+
 async def connect_first(
     destinations: Sequence[Destination], owner: Owner, environment: Environment
 ) -> tuple[End, Destination] | str:
-    """Connect to the first destination that answers, in order; return its end, which is not read yet, or why none did."""
+    """Connect to the first destination that answers, in order; return its end, which is not read yet, or why none did.
+
+    `environment.verify_destination` says of a destination that is called with TLS whether its certificate still counts; nothing is
+    sent before.
+    """
     reasons = []
     for destination in destinations:
         if destination.reverse:
@@ -146,6 +167,8 @@ async def connect_first(
             reasons.append(f"{where}: its TLS settings were replaced meanwhile")
             continue
         reason = await connect(end, destination, tls, seconds=environment.connect_seconds)
+        if not reason and environment.verify_destination is not None and end.chain:
+            reason = await _verified(end, environment.verify_destination, seconds=VERIFY_SECONDS)
         if not reason:
             return end, destination
         reasons.append(f"{where}: {reason}")
@@ -158,6 +181,21 @@ async def connect_within(inside: socket.socket, owner: Owner, buffers: Buffers) 
     end.hold(Hold.NOT_READY)
     await asyncio.get_running_loop().create_connection(lambda: end, sock=inside)
     return end
+
+
+async def _verified(end: End, verify: VerifyDestination, *, seconds: float) -> str:
+    """Return why the certificate of a destination does not count, "" when it does."""
+    answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    verify(end.chain, lambda reason: None if answered.done() else answered.set_result(reason))
+    try:
+        async with asyncio.timeout(seconds):
+            reason = await answered
+    except TimeoutError:
+        reason = f"its revocation status is not known after {seconds:g} s"
+    if not reason:
+        return ""
+    end.abort()
+    return f"its certificate is not accepted: {reason}"
 
 
 async def connect(end: End, destination: Destination, tls: ClientTls | None, *, seconds: float) -> str:
@@ -175,7 +213,9 @@ async def connect(end: End, destination: Destination, tls: ClientTls | None, *, 
     except OSError as error:
         return os.strerror(error.errno) if error.errno else str(error)
     wanted = tls.certificate_sha256 if tls is not None else ""
-    if wanted and isinstance(end, SecuredEnd) and end.fingerprint() != wanted:
-        end.abort()
-        return "its certificate is not the one in certificate_sha256"
+    if isinstance(end, SecuredEnd):
+        end.chain = end.verified_chain()
+        if wanted and (not end.chain or end.chain[0].fingerprint(hashes.SHA256()).hex() != wanted):
+            end.abort()
+            return "its certificate is not the one in certificate_sha256"
     return "closed the connection at once" if end.lost else ""

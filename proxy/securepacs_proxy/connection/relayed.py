@@ -80,6 +80,7 @@ class RelayedConnection:
         self._done = False
         self.certificate: x509.Certificate | None = None
         self.chain: tuple[x509.Certificate, ...] = ()
+        self.destination: tuple[x509.Certificate, ...] = ()  # the path of a destination that is called with TLS
         self.ending = False  # somebody waits for a good moment to end it
         self.session = Session(connection_id, Peer("", 0), shell.now(), inner=self._inner is not None)
 
@@ -323,9 +324,7 @@ class RelayedConnection:
         self._waiting.append(command)
 
     async def _open_upstream(self, destinations: tuple[Destination, ...]) -> None:
-        """Connect to the first destination that answers, in order."""
-        shell = self._shell
-        found = await connect_first(destinations, self, shell)
+        found = await connect_first(destinations, self, self._shell)
         if isinstance(found, str):
             self.handle(UpstreamUnreachable(found))
         else:
@@ -339,7 +338,7 @@ class RelayedConnection:
         if self._failed or self._outside.lost:
             end.abort()
             return
-        self._inside = end
+        self._inside, self.destination = end, end.chain
         self.session.archive, self.session.state = place, SessionState.RELAYING
         self.handle(UpstreamConnected(host))
         end.release(Hold.NOT_READY)

@@ -14,7 +14,7 @@ from OpenSSL import SSL
 
 from securepacs.audit.message import AuditMessage
 from securepacs.policy.subject import Subject
-from securepacs_proxy.connection.others import Deliveries, InnerPort, NoDeliveries
+from securepacs_proxy.connection.others import Deliveries, InnerPort, NoDeliveries, VerifyDestination
 from securepacs_proxy.connection.peers import AuthenticatedPeer, Limits
 from securepacs_proxy.connection.relayed import RelayedConnection
 from securepacs_proxy.events import Event
@@ -75,6 +75,7 @@ class Shell:
         verify: Callable[[AuthenticatedPeer, Callable[[str], None]], None] = _all_good,
         make_reverse_relay: Callable[[str], Relay] = _no_reverse,
         deliveries: Deliveries | None = None,
+        verify_destination: VerifyDestination | None = None,
         limits: Limits | None = None,
         buffers: Buffers | None = None,
     ) -> None:
@@ -84,6 +85,7 @@ class Shell:
         self.identify = identify
         self.client_tls = client_tls or {}
         self.verify = verify  # answers once, now or later in the loop: "" or why the certificate is not accepted
+        self.verify_destination = verify_destination
         self.limits = limits or Limits()
         self.buffers = buffers or Buffers()
         self.sessions = SessionTable()

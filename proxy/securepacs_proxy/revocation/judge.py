@@ -39,7 +39,7 @@ UNCHECKED = "no revocation list is at hand and the certificate names neither lis
 
 @dataclass(slots=True)
 class Watched:
-    """One certificate with the path that came with it; `known_good`: it was found good at least once."""
+    """One certificate with the path that came with it; `known_good`: found good at least once; `serves`: of a destination."""
 
     fingerprint: str
     kind: SubjectKind
@@ -47,6 +47,7 @@ class Watched:
     seen: datetime
     known_good: bool = False
     verdict: Verdict | None = None
+    serves: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,13 @@ class Judge:
         section: RevocationSection,
         *,
         anchors: Sequence[x509.Certificate],
+        server_anchors: Sequence[x509.Certificate] = (),
         crls: Sequence[x509.CertificateRevocationList],
         fetcher: Fetcher,
     ) -> None:
         self._section = section
-        self._anchors = tuple(dict.fromkeys(anchors))
+        # who may vouch for a destination need not be believed about a peer
+        self._anchors = {False: tuple(dict.fromkeys(anchors)), True: tuple(dict.fromkeys(server_anchors))}
         self._crls = tuple(crls)
         self._fetcher = fetcher
         self._grace = {
@@ -95,10 +98,9 @@ class Judge:
     def _look(
         self, watched: Watched, crls: tuple[x509.CertificateRevocationList, ...], grace: timedelta, at: datetime
     ) -> PathResult:
-        policy = _Policy(
-            anchors=self._anchors, crls=crls, online=self._section.online, revocation_grace=grace, source=self._fetcher
-        )
-        return validate(watched.chain[0], policy=policy, at=at, purpose=Purpose.TLS_CLIENT, extra=watched.chain[1:])
+        anchors, purpose = self._anchors[watched.serves], Purpose.TLS_SERVER if watched.serves else Purpose.TLS_CLIENT
+        policy = _Policy(anchors=anchors, crls=crls, online=self._section.online, revocation_grace=grace, source=self._fetcher)
+        return validate(watched.chain[0], policy=policy, at=at, purpose=purpose, extra=watched.chain[1:])
 
     def _sum(self, fingerprint: str, results: Sequence[PathResult]) -> Verdict:
         for result in results:
@@ -138,12 +140,14 @@ class WatchList:
         with contextlib.suppress(FileNotFoundError):
             self._load(path.read_text(encoding="utf-8"))
 
-    def see(self, kind: SubjectKind, chain: tuple[x509.Certificate, ...], fingerprint: str, *, at: datetime) -> Watched:
+    def see(
+        self, kind: SubjectKind, chain: tuple[x509.Certificate, ...], fingerprint: str, *, at: datetime, serves: bool = False
+    ) -> Watched:
         """Return the row of a certificate, new when it was never seen."""
         with self._lock:
             row = self._rows.get(fingerprint)
             if row is None:
-                row = self._rows[fingerprint] = Watched(fingerprint, kind, chain, at)
+                row = self._rows[fingerprint] = Watched(fingerprint, kind, chain, at, serves=serves)
             row.kind, row.seen = kind, at
             return row
 
@@ -191,6 +195,7 @@ def _to_json(row: Watched) -> dict[str, object]:
         "chain": encode_chain(row.chain),
         "seen": row.seen.isoformat(),
         "known_good": row.known_good,
+        "serves": row.serves,
         "verdict": verdict,
     }
 
@@ -206,6 +211,7 @@ def _from_json(row: dict[str, object]) -> Watched:
         datetime.fromisoformat(str(row["seen"])),
         bool(row["known_good"]),
         Verdict(**verdict) if isinstance(verdict, dict) else None,
+        bool(row.get("serves")),
     )
 
 

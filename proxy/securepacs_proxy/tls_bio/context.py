@@ -14,6 +14,7 @@ from securepacs.tls import TlsProfile
 from securepacs.tokens.credential import Credential
 from securepacs_proxy.tls_bio.native import limit_groups
 from securepacs_proxy.tls_bio.reasons import Verdict, reason_of
+from securepacs_proxy.tls_bio.strength import Judge, also_strong, cipher_string, needs_level_0, weakness
 
 _ALPN: Final = (b"securepacs-reverse", b"dicom")  # an agent that waits for deliveries; DCMTK. Others go on without ALPN
 _VERIFY_DEPTH: Final = 8
@@ -40,9 +41,11 @@ def server_context(
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     try:
         _limit_protocol(context, profile)
+        if needs_level_0(profile):
+            _refuse_weak(profile, credential)
         _present(context, credential)
         judge = _record_verdict_but_age if revocation_elsewhere else _record_verdict
-        _require_client_certificate(context, trust, tuple(crls), judge)
+        _require_client_certificate(context, trust, tuple(crls), judge, profile)
     except (SSL.Error, crypto.Error) as error:
         raise ConfigError(f"OpenSSL refuses the TLS settings: {reason_of(error)}", key="listener") from None
     return context
@@ -51,7 +54,7 @@ def server_context(
 def _limit_protocol(context: SSL.Context, profile: TlsProfile) -> None:
     context.set_min_proto_version(min(profile.server_versions))
     context.set_max_proto_version(max(profile.server_versions))
-    context.set_cipher_list(profile.cipher_string.encode())
+    context.set_cipher_list(cipher_string(profile).encode())
     context.set_tls13_ciphersuites(":".join(profile.tls13_suites).encode())
     limit_groups(context, profile)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
@@ -59,6 +62,15 @@ def _limit_protocol(context: SSL.Context, profile: TlsProfile) -> None:
     context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_alpn_select_callback(_select_alpn)
+
+
+def _refuse_weak(profile: TlsProfile, credential: Credential) -> None:
+    """Raise ConfigError for a weak certificate of our own, which OpenSSL refuses at its usual level."""
+    for certificate in (credential.certificate, *credential.chain):
+        weak = weakness(certificate, profile, signed=certificate.subject != certificate.issuer)
+        if weak:
+            name = certificate.subject.rfc4514_string()
+            raise ConfigError(f"{name} is too weak for {profile.clause}: {weak}", key="listener.certificate")
 
 
 def _present(context: SSL.Context, credential: Credential) -> None:
@@ -74,6 +86,7 @@ def _require_client_certificate(
     trust: Sequence[x509.Certificate],
     crls: Sequence[x509.CertificateRevocationList],
     judge: Callable[..., bool],
+    profile: TlsProfile,
 ) -> None:
     store = context.get_cert_store()
     if store is None:
@@ -88,7 +101,11 @@ def _require_client_certificate(
         flags |= crypto.X509StoreFlags.CRL_CHECK | crypto.X509StoreFlags.CRL_CHECK_ALL
     store.set_flags(flags)
     installed = frozenset(certificate for certificate in trust if not _is_ca(certificate))
-    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, functools.partial(judge, installed))
+    verdict: Judge = functools.partial(judge, installed)
+    context.set_verify(
+        SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT,
+        also_strong(verdict, profile) if needs_level_0(profile) else verdict,
+    )
     context.set_verify_depth(_VERIFY_DEPTH)
 
 

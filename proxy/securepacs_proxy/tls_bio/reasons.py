@@ -20,11 +20,11 @@ class HandshakeRefused(ProtocolError):
 
 
 class Verdict:
-    """Why OpenSSL refused a certificate."""
+    """Why a certificate was refused: by OpenSSL's error, or for a `reason` of our own."""
 
-    def __init__(self, certificate: crypto.X509, error: int, depth: int) -> None:
+    def __init__(self, certificate: crypto.X509, error: int, depth: int, reason: str = "") -> None:
         what = "certificate" if depth == 0 else f"CA certificate at depth {depth}"
-        self.text = f"{what}: {_VERIFY_REASONS.get(error, f'refused, OpenSSL verification error {error}')}"
+        self.text = f"{what}: {reason or _VERIFY_REASONS.get(error, f'refused, OpenSSL verification error {error}')}"
         self.claimed = certificate.to_cryptography().subject.rfc4514_string() if depth == 0 else ""
 
 

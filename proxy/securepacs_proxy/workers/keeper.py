@@ -115,7 +115,8 @@ class Keeper:
     def _inquire(self, order: Message) -> None:
         fingerprint = str(order["fingerprint"])
         try:
-            row = self._watched.see(SubjectKind(order["kind"]), decode_chain(order["chain"]), fingerprint, at=_now())
+            kind, chain, serves = SubjectKind(order["kind"]), decode_chain(order["chain"]), bool(order["serves"])
+            row = self._watched.see(kind, chain, fingerprint, at=_now(), serves=serves)
             self._look(row)
             self._watched.save()
         finally:
@@ -159,7 +160,9 @@ class Keeper:
         listeners = self._snapshot.listeners
         anchors = [certificate for listener in listeners for certificate in listener.trust]
         crls = [crl for listener in listeners for crl in listener.crls]
-        return Judge(self._section, anchors=anchors, crls=[*crls, *self._lists()], fetcher=self._fetcher)
+        called = self._snapshot.called
+        lists = [*crls, *called.crls, *self._lists()]
+        return Judge(self._section, anchors=anchors, server_anchors=called.trust, crls=lists, fetcher=self._fetcher)
 
     def _lists(self) -> Sequence[x509.CertificateRevocationList]:
         """Read the folder of lists; when it cannot be read what was read last goes on to count."""

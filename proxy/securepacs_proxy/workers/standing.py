@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from securepacs.policy.subject import SubjectKind
 from securepacs_proxy.connection import AuthenticatedPeer, RelayedConnection, Shell
 from securepacs_proxy.control import Message
 from securepacs_proxy.revocation.judge import encode_chain
@@ -24,7 +29,7 @@ class Standing:
         self._send = send
         self._end = end
         self._table = VerdictTable(refresh, self._inquire)
-        self._asking: dict[str, AuthenticatedPeer] = {}
+        self._asking: dict[str, Message] = {}
 
     @property
     def version(self) -> int:
@@ -33,8 +38,16 @@ class Standing:
 
     def verify(self, peer: AuthenticatedPeer, answer: Answer) -> None:
         """Answer with "" or with why the certificate is refused; a first-seen one is asked for."""
-        fingerprint = peer.subject.certificate_sha256
-        self._asking[fingerprint] = peer
+        chain, kind = (peer.certificate, *peer.chain), peer.subject.kind
+        self._ask(peer.subject.certificate_sha256, {"kind": kind.value, "serves": False, "chain": encode_chain(chain)}, answer)
+
+    def verify_destination(self, chain: tuple[x509.Certificate, ...], answer: Answer) -> None:
+        """Answer the same about the certificate of a destination, the first one of its path."""
+        question = {"kind": SubjectKind.DEVICE.value, "serves": True, "chain": encode_chain(chain)}
+        self._ask(_name_of_destination(chain), question, answer)
+
+    def _ask(self, fingerprint: str, question: Message, answer: Answer) -> None:
+        self._asking[fingerprint] = question
 
         def answered(reason: str) -> None:
             self._asking.pop(fingerprint, None)
@@ -50,23 +63,29 @@ class Standing:
         by_fingerprint = {verdict.fingerprint: verdict for verdict in refused}
         in_use = set()
         for connection in self._shell().connections:
-            subject = connection.session.subject
-            if subject is None or connection.certificate is None:
-                continue
-            in_use.add(subject.certificate_sha256)
-            verdict = by_fingerprint.get(subject.certificate_sha256)
-            if verdict is not None:
-                self._refuse(connection, verdict)
-            elif full and not self._table.knows(subject.certificate_sha256):
-                self._ask_again(connection)
+            for fingerprint, ask in self._certificates_of(connection):
+                in_use.add(fingerprint)
+                verdict = by_fingerprint.get(fingerprint)
+                if verdict is not None:
+                    self._refuse(connection, verdict)
+                elif full and not self._table.knows(fingerprint):  # the keeper has forgotten it, because it lost its list
+                    ask(functools.partial(self._end_if_refused, connection))
         if full:
             self._send({"type": "in-use", "fingerprints": sorted(in_use)})
 
-    def _ask_again(self, connection: RelayedConnection) -> None:
-        """A live certificate that the keeper has forgotten, because it lost its list."""
-        if connection.certificate is not None and connection.session.subject is not None:
-            peer = AuthenticatedPeer(connection.certificate, connection.chain, connection.session.subject)
-            self.verify(peer, lambda reason: self._end(connection, reason) if reason else None)
+    def _certificates_of(self, connection: RelayedConnection) -> Iterator[tuple[str, Callable[[Answer], None]]]:
+        """Yield the names of the certificates at both ends of a connection, and how each is asked about."""
+        subject, certificate = connection.session.subject, connection.certificate
+        if subject is not None and certificate is not None:
+            peer = AuthenticatedPeer(certificate, connection.chain, subject)
+            yield subject.certificate_sha256, functools.partial(self.verify, peer)
+        if connection.destination:
+            chain = connection.destination
+            yield _name_of_destination(chain), functools.partial(self.verify_destination, chain)
+
+    def _end_if_refused(self, connection: RelayedConnection, reason: str) -> None:
+        if reason:
+            self._end(connection, reason)
 
     def _refuse(self, connection: RelayedConnection, verdict: Verdict) -> None:
         if verdict.at_once:
@@ -90,6 +109,9 @@ class Standing:
         loop.call_later(QUIET_SECONDS, look, moved, patience)
 
     def _inquire(self, fingerprint: str) -> None:
-        peer = self._asking[fingerprint]
-        chain = encode_chain((peer.certificate, *peer.chain))
-        self._send({"type": "inquire", "fingerprint": fingerprint, "kind": peer.subject.kind.value, "chain": chain})
+        self._send({"type": "inquire", "fingerprint": fingerprint, **self._asking[fingerprint]})
+
+
+def _name_of_destination(chain: tuple[x509.Certificate, ...]) -> str:
+    """Return by what a certificate is known that a destination shows: the same one may be a peer's, for another purpose."""
+    return f"{chain[0].fingerprint(hashes.SHA256()).hex()} as destination"

@@ -32,13 +32,14 @@ from securepacs_proxy.workers.keeper import KEEPER, keeper_main
 from securepacs_proxy.workers.ledger import put_on_record
 from securepacs_proxy.workers.listening import ConnectionCounts, PeerCounts, address_of, bind
 from securepacs_proxy.workers.moves import SharedMoves
+from securepacs_proxy.workers.place import Place
 from securepacs_proxy.workers.preparing import create_spool, raise_descriptor_limit
 from securepacs_proxy.workers.records import worker_name
 from securepacs_proxy.workers.reverse import SharedWaiting
 from securepacs_proxy.workers.settings import contexts_of
 from securepacs_proxy.workers.sharer import SHARER, sharer_main
 from securepacs_proxy.workers.visits import SharedVisits
-from securepacs_proxy.workers.worker import Place, worker_main
+from securepacs_proxy.workers.worker import worker_main
 
 _log = logging.getLogger(__name__)
 DRAIN_SECONDS = 30.0

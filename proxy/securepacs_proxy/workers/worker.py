@@ -10,13 +10,14 @@ import logging
 import signal
 import socket
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
 from weakref import WeakValueDictionary
 
+from cryptography import x509
 from OpenSSL import SSL
 
 from securepacs.audit.message import EventOutcomeIndicator
@@ -36,8 +37,7 @@ from securepacs_proxy.reload import Snapshot, read_snapshot
 from securepacs_proxy.reverse import ReverseRelay
 from securepacs_proxy.sessions import Session
 from securepacs_proxy.ways import reception_refusal
-from securepacs_proxy.workers.listening import ConnectionCounts, PeerCounts
-from securepacs_proxy.workers.moves import SharedMoves
+from securepacs_proxy.workers.place import Place
 from securepacs_proxy.workers.records import (
     TurnedAwayRecorder,
     activity,
@@ -46,12 +46,9 @@ from securepacs_proxy.workers.records import (
     open_spool,
     sink_of,
     turned_away_alert,
-    worker_name,
 )
-from securepacs_proxy.workers.reverse import SharedWaiting
 from securepacs_proxy.workers.settings import contexts_of, limits_of, relay_settings, reverse_settings
 from securepacs_proxy.workers.standing import Standing
-from securepacs_proxy.workers.visits import SharedVisits
 
 _log = logging.getLogger(__name__)
 _GOODBYE_SECONDS = 8.0  # for the abort to be recorded and to reach the peer
@@ -59,29 +56,6 @@ _ORPHAN_DRAIN_SECONDS = 2.0
 _TURNED_AWAY_EVERY = 60.0
 _STOPPING = "the gateway is shutting down"
 _ALARM_AGAIN = timedelta(hours=1)
-
-
-@dataclass(frozen=True)
-class Place:
-    """What a worker shares with the others: its number, listening sockets, counts, moves, visits, who waits; its time to drain.
-
-    The sockets are those of the listeners, then those of the inner ports.
-    """
-
-    number: int
-    sockets: Sequence[socket.socket]
-    counts: ConnectionCounts
-    peers: PeerCounts
-    rates: PeerCounts
-    drain_seconds: float
-    moves: SharedMoves
-    visits: SharedVisits
-    waiting: SharedWaiting
-
-    @property
-    def name(self) -> str:
-        """The name of the worker in records and in the log."""
-        return worker_name(self.number)
 
 
 def worker_main(pipe: socket.socket, *, place: Place, snapshot: Snapshot, blocks: BlockList) -> int:
@@ -136,6 +110,7 @@ class Worker:
             verify=self._verify,
             make_reverse_relay=self._make_reverse_relay,
             deliveries=self._waiting,
+            verify_destination=self._verify_destination,
         )
         self._waiting.listen(self._deliver, self._shell.now)
         loop.set_exception_handler(self._on_loop_fault)
@@ -234,6 +209,12 @@ class Worker:
             answer("")
         else:
             self._standing.verify(peer, answer)
+
+    def _verify_destination(self, chain: tuple[x509.Certificate, ...], answer: Callable[[str], None]) -> None:
+        if self._standing is None:
+            answer("")
+        else:
+            self._standing.verify_destination(chain, answer)
 
     def _alarm_ignored_roles(self, peer: AuthenticatedPeer) -> None:
         """One record a certificate and hour: the peer may reconnect every second."""
@@ -389,6 +370,8 @@ class Worker:
             reason = (
                 snapshot.verdict(certificate, subject, connection.chain) if subject is not None and certificate is not None else ""
             )
+            if not reason and connection.destination:
+                reason = snapshot.destination_verdict(connection.destination[0])
             if reason:
                 self._end_connection(connection, reason)
             else:
