@@ -6,6 +6,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from securepacs.policy.subject import Subject
 from securepacs_proxy.workers.listening import ConnectionCounts, PeerCounts
 from securepacs_proxy.workers.moves import SharedMoves
 from securepacs_proxy.workers.records import worker_name
@@ -34,3 +35,8 @@ class Place:
     def name(self) -> str:
         """The name of the worker in records and in the log."""
         return worker_name(self.number)
+
+
+def peer_name(subject: Subject) -> str:
+    """Return the name of a subject among the peers; no address contains a colon and a space."""
+    return f"{subject.kind.value}: {subject.user_id}"

@@ -37,7 +37,7 @@ from securepacs_proxy.reload import Snapshot, read_snapshot
 from securepacs_proxy.reverse import ReverseRelay
 from securepacs_proxy.sessions import Session
 from securepacs_proxy.ways import reception_refusal
-from securepacs_proxy.workers.place import Place
+from securepacs_proxy.workers.place import Place, peer_name
 from securepacs_proxy.workers.records import (
     TurnedAwayRecorder,
     activity,
@@ -166,14 +166,14 @@ class Worker:
 
     def authenticated(self, subject: Subject) -> None:
         """Count an association of a subject."""
-        self._place.peers.add(self._place.number, _as_peer(subject), 1)
+        self._place.peers.add(self._place.number, peer_name(subject), 1)
 
     def closed(self, host: str, subject: Subject | None) -> None:
         """Take back what `opened` and `authenticated` counted; `host` is empty for a caller of an inner port."""
         if host:
             self._place.peers.add(self._place.number, host, -1)
         if subject is not None:
-            self._place.peers.add(self._place.number, _as_peer(subject), -1)
+            self._place.peers.add(self._place.number, peer_name(subject), -1)
 
     def crashed(self, session: Session, reason: str) -> None:
         """Record a connection that was cut because its relay failed."""
@@ -203,7 +203,7 @@ class Worker:
         block, limit = self._blocks.of(peer.subject, peer.host), self._snapshot.config.limits.max_associations_per_subject
         if block is not None:
             answer(block.text)
-        elif limit and self._place.peers.estimate(_as_peer(peer.subject)) >= limit:
+        elif limit and self._place.peers.estimate(peer_name(peer.subject)) >= limit:
             answer(f"{peer.subject.user_id} has {limit} associations already, the limit of one subject")
         elif self._standing is None:
             answer("")
@@ -394,8 +394,3 @@ class Worker:
         for connection in self._shell.connections:
             connection.cut()
         await asyncio.sleep(0)
-
-
-def _as_peer(subject: Subject) -> str:
-    """Return the name of a subject among the peers; no address contains a colon and a space."""
-    return f"{subject.kind.value}: {subject.user_id}"

@@ -17,17 +17,8 @@ from datetime import datetime
 from lxml import etree
 
 from securepacs.audit.grading import Verdict
-from securepacs.audit.repository.terms import (
-    MAX_YEAR,
-    MIN_YEAR,
-    SEARCHABLE_LENGTH,
-    Index,
-    Terms,
-    is_patient,
-    json_list,
-    readable,
-    storable,
-)
+from securepacs.audit.repository import terms as limits
+from securepacs.audit.repository.terms import Index, Terms, is_patient, json_list, readable, storable
 from securepacs.codes import STUDY_INSTANCE_UID_TYPE
 from securepacs.store.tables import MOMENT_LENGTH, moment_text
 
@@ -339,7 +330,7 @@ def _fill(shape: Shape, v: list[str], received: str) -> Index:
         site_id="" if shape.site_id is None else v[shape.site_id],
         requestor=requestors[0] if requestors else v[shape.people[0].user],
         description=storable(": ".join(filter(None, description))),
-        searchable=storable("\n".join(filter(None, texts))).casefold()[:SEARCHABLE_LENGTH],
+        searchable=storable("\n".join(filter(None, texts))).casefold()[: limits.SEARCHABLE_LENGTH],
         patients=json_list(patients),
         studies=json_list(studies),
         terms=terms.all(),
@@ -401,6 +392,6 @@ def _moment(text: str, received: str) -> str:
     if not _MOMENT.fullmatch(text):
         raise _NotPlain
     at = datetime.fromisoformat(text)
-    if not MIN_YEAR <= at.year <= MAX_YEAR:
+    if not limits.MIN_YEAR <= at.year <= limits.MAX_YEAR:
         return received
     return text if len(text) == MOMENT_LENGTH and text.endswith("Z") else moment_text(at)
