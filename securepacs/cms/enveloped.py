@@ -16,6 +16,7 @@ from cryptography import x509
 
 from securepacs.cms import ber, ciphers, recipients
 from securepacs.cms.encapsulated import joined
+from securepacs.cms.kek import KeyEncryptionKey
 from securepacs.cms.nesting import content_type as read_content_type
 from securepacs.cms.nesting import enter
 from securepacs.cms.passwords import Password
@@ -28,6 +29,7 @@ __all__ = [
     "AuthenticatedAttributes",
     "Decryption",
     "Envelope",
+    "KeyEncryptionKey",
     "Keys",
     "Recipient",
     "decrypt",
@@ -67,8 +69,9 @@ def encrypt_stream(
     cipher: str = "aes256-cbc",
     content_type: str = ID_SIGNED_DATA,
     key_transport: KeyTransport = "pkcs1v15",
+    keks: Sequence[KeyEncryptionKey] = (),
 ) -> Stream:
-    """Encrypt `content` for every certificate and password; return a ContentInfo (RFC 5652 6.1-6.3, RFC 5083).
+    """Encrypt `content` for every certificate, password and key encryption key; return a ContentInfo (RFC 5652 6.1-6.3, RFC 5083).
 
     Lengths are definite when the size of `content` is known. A GCM cipher gives AuthEnvelopedData, whose content
     type is then id-data, because other types ask for authenticated attributes. NOT checked: validity, trust and key usage of the
@@ -78,7 +81,7 @@ def encrypt_stream(
     if chosen.authenticated:
         content_type = ID_DATA
     key, vector = os.urandom(chosen.key_size), chosen.fresh_vector()
-    infos, version = recipients.write(certificates, key, password_list=passwords, key_transport=key_transport)
+    infos, version = recipients.write(certificates, key, password_list=passwords, key_transport=key_transport, keks=keks)
     encryptor = ciphers.Encryptor(chosen, key, vector)
     size = None if content.size is None else chosen.encrypted_size(content.size)
     tag_size = len(tlv(OCTET_STRING, bytes(ciphers.TAG_SIZE))) if chosen.authenticated else 0

@@ -21,9 +21,10 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from securepacs.cms import agreement, ber, passwords
+from securepacs.cms import agreement, ber, kek, passwords
 from securepacs.cms.algorithms import hash_named
 from securepacs.cms.identifiers import matches
+from securepacs.cms.kek import KeyEncryptionKey
 from securepacs.cms.passwords import Password
 from securepacs.cms.stream import INTEGER, OCTET_STRING, SEQUENCE, SET, Reader, tlv
 from securepacs.errors import MalformedError, NoMatchingRecipient, PasswordIncorrect, UsageError
@@ -45,6 +46,7 @@ class Keys:
 
     credentials: tuple[tuple[x509.Certificate, PrivateKey], ...] = field(default=(), repr=False)
     passwords: tuple[bytes | Password, ...] = field(default=(), repr=False)
+    keks: tuple[KeyEncryptionKey, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Matches:
 
     transported: list[tuple[Any, RSAPrivateKey]] = field(default_factory=list)
     agreed: list[tuple[Any, bytes, EllipticCurvePrivateKey]] = field(default_factory=list)
+    wrapped: list[tuple[Any, KeyEncryptionKey]] = field(default_factory=list)
     with_password: list[Any] = field(default_factory=list)
 
 
@@ -72,6 +75,7 @@ def write(
     content_key: bytes,
     *,
     password_list: Sequence[bytes | Password] = (),
+    keks: Sequence[KeyEncryptionKey] = (),
     key_transport: KeyTransport = "pkcs1v15",
     iterations: int = passwords.MINIMUM_ITERATIONS,
 ) -> tuple[bytes, int]:
@@ -82,6 +86,7 @@ def write(
     """
     infos = [_for_certificate(certificate, content_key, key_transport) for certificate in dict.fromkeys(certificates)]
     infos += [passwords.recipient_info(password, content_key, iterations=iterations) for password in password_list]
+    infos += [kek.recipient_info(each, content_key) for each in keks]
     if not infos:
         raise UsageError("EnvelopedData needs at least one recipient", standard="RFC 5652 6.1")
     if len(infos) > MAX_RECIPIENTS:
@@ -143,6 +148,8 @@ def find(infos: Iterable[bytes], keys: Keys) -> Matches:
         kind = _KINDS.get(info[0], "")
         if kind == "pwri" and keys.passwords and len(found.with_password) < MAX_PASSWORD_RECIPIENTS:
             found.with_password.append(_parse(info, cms.PasswordRecipientInfo, "PasswordRecipientInfo"))
+        if kind == "kekri":
+            _match_kek(info, keys.keks, found)
         if kind not in ("ktri", "kari"):
             continue
         for (certificate, key), (serial, identifier) in zip(keys.credentials, marks, strict=True):
@@ -184,6 +191,15 @@ def _match_agreement(info: bytes, certificate: x509.Certificate, key: EllipticCu
                 found.agreed.append((parsed, bytes(each["encrypted_key"]), key))
 
 
+def _match_kek(info: bytes, keks: Sequence[KeyEncryptionKey], found: Matches) -> None:
+    for each in keks:
+        if each.identifier in info:  # else it cannot be meant
+            parsed = _parse(info, cms.KEKRecipientInfo, "KEKRecipientInfo")
+            with ber.asn1_errors("KEKRecipientInfo"):
+                if kek.is_for(parsed, each):
+                    found.wrapped.append((parsed, each))
+
+
 def unlock(found: Matches, keys: Keys, key_size: int) -> bytes:
     """Return the content key; a random one when RSA or key agreement fails (RFC 3218 2.3.2).
 
@@ -197,6 +213,10 @@ def unlock(found: Matches, keys: Keys, key_size: int) -> bytes:
         info, encrypted, curve_key = found.agreed[0]
         with ber.asn1_errors("KeyAgreeRecipientInfo"):
             return _sized(agreement.unlock(info, encrypted, curve_key), substitute)
+    if found.wrapped:
+        wrapped, key = found.wrapped[0]
+        with ber.asn1_errors("KEKRecipientInfo"):
+            return _sized(kek.unlock(wrapped, key), substitute)
     if not found.with_password:
         raise NoMatchingRecipient("the message is not encrypted for this key or password", standard="RFC 5652 6.2")
     content_key = passwords.unlock(found.with_password, keys.passwords)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
@@ -347,6 +349,18 @@ def test_truncated_and_changed_files_end_in_typed_errors(pki: TestPki, researche
             told.add(str(error))
     assert told
     assert not any(SECRET in each for each in told)
+
+
+@given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=8), st.sampled_from(SYNTAXES[:3]))
+def test_damaged_files_are_refused_or_still_told_nothing(changes: list[tuple[int, int]], syntax: str) -> None:
+    source = bytearray(as_file(patient_dataset(), syntax))
+    for place, value in changes:
+        source[132 + place % (len(source) - 132)] = value
+    try:
+        made = deidentify(bytes(source), options=[Option.CLEAN_DESCRIPTORS, Option.RETAIN_MODIFIED_DATES])
+    except SecurePacsError:
+        return
+    assert made.content[:128] == bytes(128)
 
 
 def test_a_changed_envelope_is_one_error(pki: TestPki, researcher: Credential) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from securepacs.cms.enveloped import Keys, decrypt_with, encrypt_stream
+from securepacs.cms.enveloped import KeyEncryptionKey, Keys, decrypt_with, encrypt_stream, inspect
 from securepacs.cms.passwords import MINIMUM_ITERATIONS
 from securepacs.cms.stream import Stream
 from securepacs.codes import ID_DATA
-from securepacs.errors import PasswordIncorrect, VerificationError
+from securepacs.errors import IntegrityFailure, NoMatchingRecipient, PasswordIncorrect, UsageError, VerificationError
 from tests.support.cms_samples import Holder, holder, openssl_cms
 
 pytestmark = pytest.mark.interop
@@ -108,6 +108,27 @@ def test_openssl_opens_our_passwords(cipher: str) -> None:
     assert MINIMUM_ITERATIONS.to_bytes(3, "big") in message
 
 
+@pytest.mark.parametrize("cipher", ["aes128-cbc", "des-ede3-cbc", "aes256-gcm"])
+@pytest.mark.parametrize("size", [16, 24, 32])
+def test_key_encryption_keys_both_ways(size: int, cipher: str) -> None:
+    kek = KeyEncryptionKey(b"archive-2027", bytes(range(size)))
+    options = ["-secretkey", kek.key.hex(), "-secretkeyid", kek.identifier.hex()]
+    theirs = openssl_cms("-encrypt", "-binary", OPENSSL_CIPHERS[cipher], "-outform", "DER", *options, stdin=CONTENT)
+    assert decrypt_with(theirs, Keys(keks=(KeyEncryptionKey(b"other", bytes(16)), kek))) == (ID_DATA, CONTENT)
+    stream = encrypt_stream(Stream(len(CONTENT), [CONTENT]), [], keks=[kek], cipher=cipher, content_type=ID_DATA)
+    ours = b"".join(bytes(chunk) for chunk in stream.chunks)
+    assert openssl_cms("-decrypt", "-binary", "-inform", "DER", *options, stdin=ours) == CONTENT
+    assert kek.key.hex() not in repr(kek)
+    assert [each.kind for each in inspect(ours).recipients] == ["kekri"]
+    with pytest.raises(NoMatchingRecipient):
+        decrypt_with(ours, Keys(keks=(KeyEncryptionKey(b"other", kek.key),)))
+    wrong = Keys(keks=(KeyEncryptionKey(kek.identifier, bytes(size)),))
+    try:
+        assert decrypt_with(theirs, wrong) != (ID_DATA, CONTENT)
+    except IntegrityFailure:
+        assert theirs
+
+
 def test_mixed_recipients_of_both(tmp_path: Path) -> None:
     who = holder("alice")
     key, certificate = who.write(tmp_path)
@@ -126,3 +147,9 @@ def test_ciphers_we_do_not_have_are_named(tmp_path: Path) -> None:
     message = openssl_cms("-encrypt", "-binary", "-camellia256", "-outform", "DER", certificate, stdin=CONTENT)
     with pytest.raises(VerificationError, match=r"1\.2\.392\.200011\.61\.1\.1\.1\.4"):
         decrypt_with(message, keys_of(who))
+
+
+@pytest.mark.parametrize(("identifier", "key"), [(b"", bytes(16)), (b"id", bytes(15)), (b"id", b"")])
+def test_keys_that_wrap_nothing_are_refused(identifier: bytes, key: bytes) -> None:
+    with pytest.raises(UsageError):
+        KeyEncryptionKey(identifier, key)
