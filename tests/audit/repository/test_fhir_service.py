@@ -361,6 +361,20 @@ def test_requests_that_are_not_plain_end_their_connection(world: World, request_
     assert answer.count(b"HTTP/1.1 ") == 1
 
 
+def test_the_end_of_a_connection_is_told(world: World) -> None:
+    key, cert = world.files(CertificateProfile.AUDITOR, "Some auditor")
+    context = client_context(certificate=cert, key=key, trust=[world.trust])
+    with (
+        socket.create_connection(("127.0.0.1", world.server.port), timeout=20) as plain,
+        context.wrap_socket(plain, server_hostname="localhost", suppress_ragged_eofs=False) as connection,
+    ):
+        connection.sendall(b"GET /metadata HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        answer = b""
+        while data := connection.recv(65_536):  # a cut would raise SSLEOFError
+            answer += data
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
 def test_a_silent_client_blocks_nobody(world: World) -> None:
     with socket.create_connection(("127.0.0.1", world.server.port)):
         assert world.ask("/metadata")[0] == 200

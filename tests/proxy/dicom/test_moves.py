@@ -15,7 +15,7 @@ from securepacs_proxy.dicom.moves import AFTERLIFE, MAX_MOVES, Move, MoveBook, M
 from securepacs_proxy.workers.moves import SharedMoves
 from tests.support.dicom_wire import NOW
 
-KIM, LEE = Mover("kim@hospital.example", "Kim", ("radiologist",), "192.0.2.7"), Mover("lee@hospital.example")
+KIM, LEE = Mover("kim@hospital.example", "Kim", ("radiologist",), "192.0.2.7", "ab12"), Mover("lee@hospital.example")
 BOOKS: list[Callable[[], MoveBook]] = [Moves, lambda: SharedMoves(2).of(0)]
 
 
