@@ -171,22 +171,31 @@ def _destinations(
 @contextmanager
 def _witness(to: str, spool: Path | None, cert: Path, key: Path, trust: list[Path]) -> Iterator[SpoolSink]:
     """Yield a sink whose records are delivered to another repository."""
+    if spool is None:
+        raise UsageError("--witness needs --spool: checkpoints wait there while the witness cannot be reached")
+    with delivered(to, spool, cert, key, trust, app_name="securepacs-audit", name="witness") as sink:
+        yield sink
+
+
+@contextmanager
+def delivered(to: str, spool: Path, cert: Path, key: Path, trust: list[Path], *, app_name: str, name: str) -> Iterator[SpoolSink]:
+    """Yield a sink whose records are delivered to the repository `to`; those that were not wait in the spool, and it is said."""
     from securepacs.audit.forwarder import Forwarder
     from securepacs.audit.sinks import SpoolSink
     from securepacs.audit.syslog_tls import SyslogTlsSender
     from securepacs.tls import client_context
 
-    if spool is None:
-        raise UsageError("--witness needs --spool: checkpoints wait there while the witness cannot be reached")
     host, port = address(to)
     sender = SyslogTlsSender(host, port, client_context(certificate=cert, key=key, trust=trust))
-    with SpoolSink.open(spool, app_name="securepacs-audit", destinations=("witness",)) as sink:
-        forwarder = Forwarder([spool], sender, name="witness")
+    with SpoolSink.open(spool, app_name=app_name, destinations=(name,)) as sink:
+        forwarder = Forwarder([spool], sender, name=name)
         forwarder.start()
         try:
             yield sink
         finally:
-            forwarder.stop()
+            if not forwarder.stop():
+                text = f"warning: records for {to} wait in {spool}; the next command that delivers from there sends them"
+                output.errors.print(text, markup=False, highlight=False)
 
 
 def _fhir(

@@ -94,6 +94,14 @@ def publish(
     audit_source: Annotated[
         str, typer.Option("--audit-source", metavar="ID", help="AuditSourceID of the record.", rich_help_panel=_RECORD)
     ] = "securepacs-media",
+    audit_to: Annotated[
+        str, typer.Option("--audit-to", metavar="HOST:PORT", help="Repository that the spool is sent to.", rich_help_panel=_RECORD)
+    ] = "",
+    audit_cert: Annotated[Path | None, typer.Option("--audit-cert", help="Our certificate.", rich_help_panel=_RECORD)] = None,
+    audit_key: Annotated[Path | None, typer.Option("--audit-key", help="The key of it.", rich_help_panel=_RECORD)] = None,
+    audit_trust: Annotated[
+        list[Path] | None, typer.Option("--audit-trust", help="Whom to trust for it.", rich_help_panel=_RECORD)
+    ] = None,
     unsafe_weak_password: Annotated[
         bool, typer.Option("--unsafe-weak-password", help="Take a password that could be found by trying.")
     ] = False,
@@ -120,7 +128,9 @@ def publish(
             if signing
             else nullcontext()
         )
-        record = stack.enter_context(_recorder(audit_spool, audit_source, destination))
+        record = stack.enter_context(
+            _recorder(audit_spool, audit_source, destination, audit_to, audit_cert, audit_key, audit_trust)
+        )
         tls = (tls_trust, tls_cert, tls_key)
         paths = list(sources or ()) or stack.enter_context(_fetched(pacs, study or [], calling, move_port, *tls))
         text = password_from(password_file, new_password_file)
@@ -220,23 +230,33 @@ def _registry(url: str) -> Any:
 
 
 @contextmanager
-def _recorder(spool: Path | None, source: str, destination: Path) -> Iterator[Recorder | None]:
-    """Give what writes the Export record into a spool, or None without one."""
+def _recorder(
+    spool: Path | None, source: str, place: Path, to: str, cert: Path | None, key: Path | None, trust: list[Path] | None
+) -> Iterator[Recorder | None]:
+    """Give what writes the Export record into a spool, and sends it on when a repository is named; None without a spool."""
+    if to and not (spool and cert and key and trust):
+        raise UsageError("--audit-to needs --audit-spool, --audit-cert, --audit-key and --audit-trust")
     if spool is None:
         yield None
         return
     from securepacs.audit.message import AuditSourceIdentification
     from securepacs.audit.sinks import SpoolSink
-    from securepacs.cli.audit import reader
+    from securepacs.cli.audit_serve import delivered, reader
     from securepacs.publishing.export import export_record
 
-    with SpoolSink.open(spool, app_name="securepacs-media") as sink:
+    name = "securepacs-media"
+    opened = (
+        delivered(to, spool, cert, key, trust, app_name=name, name="repository")
+        if to and cert and key and trust
+        else SpoolSink.open(spool, app_name=name, destinations=("repository",))
+    )
+    with opened as sink:
 
         def record(sources: Any, medium: Any, label: str, outcome: Any) -> None:
             sink.emit(
                 export_record(
                     sources, source=AuditSourceIdentification(source), at=datetime.now(UTC), users=[reader()], medium=medium,
-                    place=destination.absolute().as_uri(), label=label, outcome=outcome,
+                    place=place.absolute().as_uri(), label=label, outcome=outcome,
                 )
             )  # fmt: skip
 

@@ -17,8 +17,8 @@ from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage, ge
 
 from securepacs.dicom import encode_element, encode_sequence
 from securepacs.dicom.elements import EXPLICIT_LITTLE
-from securepacs.errors import UsageError
-from securepacs.media.directory_records import Records
+from securepacs.errors import MalformedError, UsageError
+from securepacs.media.directory_records import UNREADABLE, Records
 from securepacs.media.file_ids import FileId, is_legal
 
 _FILE_SET_ID, _FIRST, _LAST, _CONSISTENT, _SEQUENCE = 0x00041130, 0x00041200, 0x00041202, 0x00041212, 0x00041220
@@ -131,5 +131,8 @@ def _before(first: int, last: int) -> bytes:
 def _encoded(record: Dataset) -> bytes:
     buffer = DicomBytesIO()
     buffer.is_little_endian, buffer.is_implicit_VR = True, False
-    write_dataset(buffer, record)
+    try:
+        write_dataset(buffer, record)
+    except UNREADABLE:
+        raise MalformedError("an instance has a value that no directory can repeat", standard="PS3.5 6.2") from None
     return buffer.getvalue()

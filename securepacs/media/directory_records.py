@@ -9,10 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.fileset import DIRECTORY_RECORDERS
 from pydicom.sequence import Sequence as Items
 
 from securepacs.errors import MalformedError, UsageError
+
+UNREADABLE = (  # what pydicom raises for values that are not what their VR says
+    ValueError, TypeError, KeyError, AttributeError, OverflowError, NotImplementedError, OSError, EOFError, BytesLengthException,
+    InvalidDicomError,
+)  # fmt: skip
 
 _CLAUSE = "PS3.3 F.5"
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -66,8 +72,16 @@ def record_type(sop_class_uid: str) -> str:
 def records_of(head: Dataset, number: int) -> Records:
     """Return the directory records of an instance read without pixel data; `number` stands in for a missing Instance Number.
 
-    MalformedError when the instance lacks what its IOD asks for and a directory needs.
+    MalformedError when the instance lacks what its IOD asks for and a directory needs, or has values that cannot be read.
     """
+    try:
+        return _records_of(head, number)
+    except UNREADABLE:
+        text = "an instance has a value that is not what its value representation says"
+        raise MalformedError(text, hint="ask its maker for a correct instance", standard="PS3.5 6.2") from None
+
+
+def _records_of(head: Dataset, number: int) -> Records:
     filled = Dataset()
     for tag in head.keys():  # noqa: SIM118  # a Dataset iterates over its elements, and decodes them all
         if not tag.is_private:
@@ -92,7 +106,7 @@ def records_of(head: Dataset, number: int) -> Records:
 def _record(filled: Dataset, kind: str) -> Dataset:
     try:
         record: Dataset = DIRECTORY_RECORDERS[kind](filled)
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except UNREADABLE:
         text = f"an instance lacks an element that its directory record ({kind}) needs"
         raise MalformedError(text, hint="ask its maker for a complete instance", standard=_CLAUSE) from None
     record.DirectoryRecordType = kind

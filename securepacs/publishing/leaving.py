@@ -18,6 +18,7 @@ from securepacs.dicom.edit import encode_element, swap_words
 from securepacs.dicom.elements import EXPLICIT_LITTLE, Buffer
 from securepacs.dicom.part10 import MEDIA_STORAGE_SOP_INSTANCE_UID, PREAMBLE_SIZE, open_dataset, read_part10
 from securepacs.errors import UsageError
+from securepacs.media.directory_records import UNREADABLE
 from securepacs.originals import OriginalRegistry, SOPInstanceStatus, content_digest, copy_of, read_stamp, stamp
 from securepacs.signatures.references import uids_of
 
@@ -69,7 +70,7 @@ def explicit(data: Buffer) -> Buffer:
                 _swap(dataset)
             buffer = BytesIO()
             dcmwrite(buffer, dataset, implicit_vr=False, little_endian=True, enforce_file_format=True)
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, NotImplementedError):
+    except UNREADABLE:
         raise refusal from None
     written = buffer.getvalue()
     if content_digest(written) != content_digest(data):

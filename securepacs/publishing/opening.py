@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from securepacs import codes
 from securepacs.dicom import map_file, open_dataset
 from securepacs.errors import IntegrityFailure, MalformedError, SecurePacsError, UsageError, VerificationError
+from securepacs.media.directory_records import UNREADABLE
 from securepacs.media.file_set import OpenedFileSet, OpenedMember, Progress, is_secure_file_set, open_file_set, silent
 from securepacs.media.volume import FolderVolume, Volume, is_image, open_image
 from securepacs.signatures.manifests import SIGNED_MANIFEST, Manifest, read_manifest
@@ -196,7 +197,7 @@ def _manifest(each: _Facts) -> Manifest | None:
         return None
     try:
         document = read_manifest(bytes(map_file(each.path)))
-    except MalformedError:
+    except (MalformedError, *UNREADABLE):
         return None  # a Key Object of another kind
     return document if document.title == SIGNED_MANIFEST else None
 

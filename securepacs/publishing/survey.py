@@ -12,7 +12,6 @@ from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
 from securepacs import codes
 from securepacs.dicom import map_file, read_part10
@@ -20,13 +19,15 @@ from securepacs.dicom.elements import Buffer
 from securepacs.dicom.preamble import require_harmless
 from securepacs.errors import MalformedError, UsageError
 from securepacs.media.directory import directory_in
+from securepacs.media.directory_records import UNREADABLE
 
+_LONG = 10_240  # octets: longer than any value that a directory repeats
 _UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One instance to be published. `head` has all attributes up to the pixel data; `name` is what error texts call it."""
+    """One instance to be published: its attributes without private and long ones, and what error texts call it."""
 
     name: str
     place: Path | bytes = field(repr=False)
@@ -97,13 +98,24 @@ def _source(path: Path) -> Source | None:
             return None
         require_harmless(bytes(data[:132]))
         head = dcmread(BytesIO(data) if isinstance(data, bytes) else path, stop_before_pixels=True)
+        _slim(head)
+        complete = all(_text(head, keyword) for keyword in _UIDS)
+        _identity(head)
     except MalformedError as error:
         raise MalformedError(f"{path}: {error.message}", offset=None, hint=error.hint, standard=error.standard) from None
-    except (InvalidDicomError, ValueError, TypeError, KeyError, EOFError, NotImplementedError, AttributeError):
+    except UNREADABLE:
         raise MalformedError(f"{path} cannot be read", standard="PS3.5 7") from None
-    if not all(str(head.get(keyword) or "").strip(" \0") for keyword in _UIDS):
+    if not complete:
         raise MalformedError(f"{path} lacks one of its UIDs", standard="PS3.3 C.12.1")
     return Source(str(path), path, head, syntax)
+
+
+def _slim(head: Dataset) -> None:
+    """Drop what no directory or record asks for: heads of thousands of instances stay in memory."""
+    for tag in list(head.keys()):
+        value = getattr(head.get_item(tag), "value", None)
+        if tag.is_private or (isinstance(value, bytes) and len(value) > _LONG):
+            del head[tag]
 
 
 def _require_distinct(sources: Iterable[Source]) -> None:

@@ -17,7 +17,9 @@ from securepacs.audit.syslog import parse_record
 from securepacs.cli.main import app
 from securepacs.media.file_set import PAGE
 from securepacs.pki import CertificateProfile
+from tests.cli.test_audit import serving
 from tests.support.archives import orthanc, qrscp
+from tests.support.audit import TlsFiles
 from tests.support.discs import STUDY, change, study_folder
 from tests.support.net import free_port
 from tests.support.pki import TestPki, make_pki, pem_of
@@ -235,3 +237,19 @@ def test_the_page_lies_on_discs_with_a_password_only(tmp_path: Path, doctor: Key
     run("publish", study, "-o", tmp_path / "word", "--new-password-file", tmp_path / "passphrase")
     assert not (tmp_path / "keys" / PAGE).exists()
     assert (tmp_path / "word" / PAGE).is_file()
+
+
+@pytest.mark.interop
+def test_the_record_reaches_a_repository_or_waits_for_it(tmp_path: Path, pki: TestPki, doctor: Keys, study: Path) -> None:
+    files = TlsFiles(pki, tmp_path / "tls")
+    store, spool = f"sqlite:///{tmp_path}/audit.db", ("--audit-spool", tmp_path / "spool")
+    keys = ("--audit-cert", files.client_cert, "--audit-key", files.client_key, "--audit-trust", files.trust)
+    assert "--audit-to needs" in run(
+        "publish", study, "-o", tmp_path / "no", "--to", doctor[3], "--audit-to", "localhost:1", code=2
+    )
+    run("publish", study, "-o", tmp_path / "one", "--to", doctor[3], *spool)  # nobody to send it to
+    with serving(store, files) as (address, _):
+        to = ("--audit-to", address.replace("127.0.0.1", "localhost"))
+        run("publish", study, "-o", tmp_path / "two", "--to", doctor[3], *spool, *keys, *to)
+        found = CliRunner().invoke(app, ["audit", "search", "--store", store, "--event", "110106", "--json"])
+    assert len(found.stdout.splitlines()) == 2

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import dcmread
 
 from securepacs import media
 from securepacs.cms import digested, enveloped
@@ -263,6 +264,37 @@ def test_streamed_messages_with_indefinite_lengths_open(tab: Tab, disc: Path, tm
     assert path.read_bytes()[1] == 0x80
     seen = outcome(tab, disc, files=[path])
     assert (seen["verdict"], seen["rows"][0][0], seen["rows"][0][6]) == ("no-directory", "good", "CT")
+
+
+@pytest.mark.parametrize(
+    ("charset", "name", "shown"),
+    [
+        ("ISO_IR 100", "Müller^Jürgen", "Müller Jürgen"),
+        ("ISO_IR 144", "Люкceмбypг", "Люкceмбypг"),
+        ("GB18030", "Wang^XiaoDong=王^小东", "Wang XiaoDong / 王 小东"),
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동", "Hong Gildong / 洪 吉洞 / 홍 길동"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう", "Yamada Tarou / 山田 太郎 / やまだ たろう"),
+    ],
+)
+def test_names_are_shown_in_their_script(
+    tab: Tab, disc: Path, tmp_path: Path, charset: str | list[str], name: str, shown: str
+) -> None:
+    plain, path = tmp_path / "plain.dcm", tmp_path / "F0000000"
+    shutil.copy(sample("CT_small.dcm"), plain)
+    change(plain, SpecificCharacterSet=charset, PatientName=name)
+    media.protect(plain, password=PASSWORD, output=path)
+    assert outcome(tab, disc, files=[path])["rows"][0][2] == shown
+
+
+@pytest.mark.parametrize("name", ["MR_small_implicit.dcm", "SC_rgb_jpeg_dcmtk.dcm", "rtplan.dcm", "reportsi.dcm", "JPEG2000.dcm"])
+def test_files_of_all_kinds_are_identified(tab: Tab, disc: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "F0000000"
+    media.protect(sample(name), password=PASSWORD, output=path)
+    dataset = dcmread(sample(name))
+    (row,) = outcome(tab, disc, files=[path])["rows"]
+    same_uid = dataset.file_meta.MediaStorageSOPInstanceUID == dataset.SOPInstanceUID
+    assert row[0] == ("good" if same_uid else "failed")
+    assert row[6] == (dataset.Modality if same_uid else "")
 
 
 def test_text_of_files_stays_text(tab: Tab, tmp_path: Path) -> None:
