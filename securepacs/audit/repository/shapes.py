@@ -167,10 +167,8 @@ def _marked(key: str) -> str:
 
 def _plain(xml: str) -> bool:
     """Tell whether a message has no characters XML forbids or normalizes, and no references but the five everybody knows."""
-    if xml.isascii():  # the same question, asked where it is answered much sooner
-        if xml.encode("ascii").translate(None, _PRINTABLE):
-            return False
-    elif not xml.isprintable():
+    # ASCII: the same question, asked where it is answered much sooner
+    if xml.encode("ascii").translate(None, _PRINTABLE) if xml.isascii() else not xml.isprintable():
         return False
     marks = xml.count("&")
     return not marks or marks == xml.count("&amp;") or marks == sum(map(xml.count, _REFERENCES))

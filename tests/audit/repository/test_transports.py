@@ -5,10 +5,8 @@ Over TLS the sender is known by its certificate; over plain TCP (RFC 6587) and U
 
 from __future__ import annotations
 
-import logging
 import socket
 import ssl
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -16,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from securepacs.audit.repository import AuditRecord, Criteria, Repository, RepositoryServer
-from securepacs.audit.repository.datagrams import DatagramReceiver, is_cut_off
 from securepacs.audit.syslog import frame, to_syslog
 from securepacs.audit.xml import to_xml
 from securepacs.errors import Unavailable
@@ -156,7 +153,6 @@ def test_sizes(world: World, transport: str, size: int) -> None:
 
 @pytest.mark.parametrize("transport", ["tls", "tcp", "tcp-lines"])
 def test_a_split_at_every_octet(world: World, transport: str) -> None:
-    """One write for each octet of a record, and both halves of it cut at every place (tests/audit/test_framing.py) as well."""
     record = b"<85>1 - h a - - - s\xc3\xa9t"
     data = b"".join(frame(each) if transport != "tcp-lines" else each + b"\n" for each in (record, b"<85>second", record))
     connection = world.connect(transport)
@@ -202,7 +198,6 @@ def test_whatever_arrives_is_kept_as_it_came(world: World, transport: str, case:
 @pytest.mark.parametrize("marks", [0, 1, 2])
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_byte_order_marks_before_the_record(world: World, transport: str, marks: int) -> None:
-    """Inside the frame, where a sender that encodes text with a mark puts it."""
     records = [BOM * marks + each for each in GOOD]
     if transport == "tcp-lines":  # the marks before the first record of a connection are before its frame
         records[0] = GOOD[0]
@@ -308,7 +303,6 @@ def test_a_sender_that_stalls_inside_a_frame_is_let_go(world: World, transport: 
 
 
 def test_an_incomplete_stream_ends_in_a_reset(world: World) -> None:
-    """Over plain TCP an orderly end is all that a sender can take for a confirmation."""
     connection = world.connect("tcp")
     connection.sendall(b"100 half")
     connection.shutdown(socket.SHUT_WR)
@@ -345,18 +339,6 @@ def test_a_datagram_cut_inside_a_character_is_kept_and_marked(world: World, plac
     assert (second.truncated, second.verdict) == (False, "conformant")
 
 
-@pytest.mark.parametrize("place", range(len(GOOD[0]) + 1))
-def test_every_cut_of_a_message_is_noticed(place: int) -> None:
-    began = GOOD[0].index(b"<AuditMessage") + len(b"<AuditMessage") + 1
-    assert is_cut_off(GOOD[0][:place]) == (began <= place < len(GOOD[0]))
-    assert not is_cut_off(GOOD[0][:place].replace(b"AuditMessage", b"Else"))
-
-
-@pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n", b"\0", b" \n\0"])
-def test_what_senders_put_after_a_message_does_not_make_it_cut_off(ending: bytes) -> None:
-    assert not is_cut_off(GOOD[0] + ending)
-
-
 def test_empty_datagrams_are_no_records(world: World) -> None:
     with world.connect("udp") as connection:
         connection.send(b"")
@@ -368,51 +350,6 @@ def test_a_burst_of_datagrams_is_stored_in_order(world: World) -> None:
     records = [b"<85>1 - - - - - - datagram %d" % number for number in range(2000)]
     world.deliver("udp", records)
     assert world.raws() == records
-
-
-def test_what_was_received_before_a_stop_is_stored(repository: Repository) -> None:
-    receiver = DatagramReceiver(repository, *LOOPBACK)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        for number in range(50):  # the system keeps them until somebody takes them
-            sender.sendto(b"<85>datagram %d" % number, ("127.0.0.1", receiver.port))
-    receiver.start()
-    receiver.stop()
-    assert repository.count() == 50
-
-
-class Failing:
-    """A repository that cannot store until it is told that it can."""
-
-    def __init__(self) -> None:
-        self.works = threading.Event()
-        self.tried = threading.Event()
-        self.stored: list[bytes] = []
-
-    def store(self, receipts: Sequence[object]) -> None:
-        self.tried.set()
-        if not self.works.is_set():
-            raise Unavailable("the disk is full")
-        self.stored += [each.raw for each in receipts]  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("recovers", [True, False])
-def test_datagrams_wait_for_a_store_that_fails(
-    recovers: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("securepacs.audit.repository.datagrams._RETRY_SECONDS", 0.01)
-    store = Failing()
-    receiver = DatagramReceiver(store, *LOOPBACK)  # type: ignore[arg-type]
-    receiver.start()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.sendto(b"<85>one", ("127.0.0.1", receiver.port))
-        assert store.tried.wait(10)
-        sender.sendto(b"<85>two", ("127.0.0.1", receiver.port))
-    if recovers:
-        store.works.set()
-        wait_until(lambda: store.stored == [b"<85>one", b"<85>two"], what="both datagrams")
-    with caplog.at_level(logging.CRITICAL):
-        receiver.stop()
-    assert ("2 datagrams are lost" in caplog.text) == (not recovers)
 
 
 def test_datagrams_that_come_too_fast_are_counted_and_reported(
