@@ -2,6 +2,7 @@
 
     from securepacs.audit import AuditHandler, SpoolSink          # audit from `logging`
     from securepacs.audit import events, from_xml, to_xml         # messages
+    from securepacs.audit import from_fhir, to_fhir               # as FHIR R4 AuditEvent and back
     from securepacs.audit import Forwarder, SyslogTlsSender       # delivery
     from securepacs.audit import Repository, RepositoryServer     # the other end (extra `audit`)
 
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from securepacs.audit import events as events
+    from securepacs.audit.fhir import from_fhir, to_fhir
     from securepacs.audit.forwarder import Forwarder, ForwarderStatus
     from securepacs.audit.framing import Frame, FrameReader
     from securepacs.audit.grading import Grade, Verdict, grade
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AuditMessage": "message", "AuditSink": "message", "AuditSourceIdentification": "message",
     "to_xml": "xml", "from_xml": "xml",
+    "to_fhir": "fhir", "from_fhir": "fhir",
     "Grade": "grading", "Verdict": "grading", "grade": "grading",
     "frame": "syslog", "parse_record": "syslog", "to_syslog": "syslog",
     "Frame": "framing", "FrameReader": "framing",
@@ -45,9 +48,8 @@ _HOMES = {
 __all__ = [
     "AuditHandler", "AuditMessage", "AuditRecord", "AuditSink", "AuditSourceIdentification", "Criteria", "Forwarder",
     "ForwarderStatus", "Frame", "FrameReader", "Grade", "Receipt", "Repository", "RepositoryServer", "Spool", "SpoolAlarm",
-    "SpoolSink", "SyslogTcpSender", "SyslogTlsSender", "SyslogUdpSender",
-    "Verdict", "events", "frame", "from_xml", "grade", "parse_record", "read_spool", "to_syslog",
-    "to_xml",
+    "SpoolSink", "SyslogTcpSender", "SyslogTlsSender", "SyslogUdpSender", "Verdict", "events", "frame", "from_fhir", "from_xml",
+    "grade", "parse_record", "read_spool", "to_fhir", "to_syslog", "to_xml",
 ]  # fmt: skip
 
 

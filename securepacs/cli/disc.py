@@ -241,7 +241,8 @@ def _recorder(
         return
     from securepacs.audit.message import AuditSourceIdentification
     from securepacs.audit.sinks import SpoolSink
-    from securepacs.cli.audit_serve import delivered, reader
+    from securepacs.cli.audit import reader
+    from securepacs.cli.audit_serve import delivered
     from securepacs.publishing.export import export_record
 
     name = "securepacs-media"

@@ -62,6 +62,7 @@ def parse_query(parameters: Sequence[tuple[str, str]]) -> AuditEventQuery:
     since, until, count, after = _Bound(max), _Bound(min), DEFAULT_COUNT, None
     for name, value in parameters:
         known = name.replace(":identifier", ".identifier")
+        known = _REFERENCES.get(known, known)
         if not value:
             raise UsageError(f"{_shown(name)} has no value")
         if name == "date":
@@ -262,7 +263,9 @@ _PARAMETERS: dict[str, Callable[[str, tuple[str, ...]], Condition]] = {
     "subtype": _tokens(lambda message: map(_of_code, message.EventIdentification.EventTypeCode)),
     "type": _tokens(lambda message: [_of_code(message.EventIdentification.EventID)]),
 }  # fmt: skip
-PARAMETERS = ("date", *_PARAMETERS)
+# references: AuditEvents made of messages refer by identifier only, so the identifier is what they are compared with
+_REFERENCES = {"agent": "agent.identifier", "entity": "entity.identifier", "source": "source.identifier"}
+PARAMETERS = ("date", *_PARAMETERS, *_REFERENCES)
 
 
 def _narrowed(criteria: Criteria, name: str, wanted: tuple[str, ...]) -> Criteria:

@@ -70,6 +70,10 @@ def test_dates_nobody_can_mean(date: str) -> None:
         (("patient.identifier", "|4711^^^&1.2.3&ISO"), True),
         (("patient.identifier", "471"), False),
         (("entity:identifier", "1.2.3.4"), True),
+        (("entity", "1.2.3.4"), True),
+        (("agent", "ct1"), True),
+        (("source", "gw1"), True),
+        (("source", "ct1"), False),
     ],
 )
 def test_values(parameter: tuple[str, str], *, holds: bool) -> None:
