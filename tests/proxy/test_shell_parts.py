@@ -143,7 +143,7 @@ def test_no_workers_is_an_answer_too(tmp_path: Path) -> None:
         keeper.close()
 
 
-@pytest.mark.parametrize("request_line", [encode({"type": "reload"}), b"not json\n", b"x" * 10_000])
+@pytest.mark.parametrize("request_line", [encode({"type": "verdicts"}), b"not json\n", b"x" * 10_000])
 def test_what_is_no_request_is_shown_the_door(tmp_path: Path, request_line: bytes) -> None:
     keeper = DeskKeeper(tmp_path, {})
     try:
