@@ -42,9 +42,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--disturb", choices=KINDS[1:], help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--identity", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.disturb:
-        disturb(options.disturb, options.port)
+        disturb(options.disturb, options.port, options.identity)
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -110,21 +111,22 @@ def disturbed_by(kind: str, gateway: Gateway) -> Iterator[None]:
     if kind == "nobody":
         yield
         return
-    command = [sys.executable, __file__, "--disturb", kind, "--port", str(gateway.port)]
-    if kind == "pouring":  # one association, and more than fits into any measurement
-        where = ("127.0.0.1", gateway.port, *gateway.client_files("ct1"), 1, 1_000_000)
-        command = [*pdata.PROGRAM, "send", *map(str, where)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT)
+    command = [sys.executable, __file__, "--disturb", kind, "--port", str(gateway.port), "--identity"]
+    process = subprocess.Popen([*command, *map(str, gateway.client_files("ct1"))], stdin=subprocess.PIPE)
     try:
         time.sleep(1)  # until it is under way
         yield
+        if process.poll() is not None:
+            raise SystemExit(f"the {kind} client did not go on")
     finally:
         process.kill()
         process.wait()
 
 
-def disturb(kind: str, port: int) -> None:
-    """Be a nuisance until killed."""
+def disturb(kind: str, port: int, identity: Sequence[str]) -> None:
+    """Be a nuisance until killed; `identity` names key, certificate and trust of one who may come in."""
+    while kind == "pouring":
+        pdata.send("127.0.0.1", port, pdata.client_context(*identity), 1, 4000)
     if kind == "stalled":
         kept = [socket.create_connection(("127.0.0.1", port)) for _ in range(STALLED)]
         while kept:
