@@ -15,6 +15,7 @@ def test_a_session_before_its_handshake_has_no_user() -> None:
     assert Session("s1", Peer("192.0.2.1", 4711), AT).to_dict() == {
         "id": "s1",
         "peer": "192.0.2.1:4711",
+        "tls_version": "",
         "user": "",
         "name": "",
         "roles": [],

@@ -38,7 +38,9 @@ _POLICY = email.policy.SMTP.clone(max_line_length=500)  # a subject stays on its
 class _OneByOne:
     """A sender without a connection: every alert is a delivery of its own, with an answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, deliver: Callable[[dict[str, Any], bytes], None]) -> None:
+        """`deliver(alert, record)` takes one alert, of which `record` is the JSON, or raises Unavailable."""
+        self._deliver_one = deliver
         self._delivered: set[bytes] = set()  # of a batch that was not delivered whole
 
     def connect(self) -> None:
@@ -61,19 +63,16 @@ class _OneByOne:
         """Deliver alerts in order. Raises Unavailable at the first that is not taken."""
         for record in records:
             if record not in self._delivered:
-                self._deliver(json.loads(record), record)
+                self._deliver_one(json.loads(record), record)
                 self._delivered.add(record)
         self._delivered.clear()
-
-    def _deliver(self, alert: dict[str, Any], record: bytes) -> None:
-        raise NotImplementedError
 
 
 class MailSender(_OneByOne):
     """One message for each alert."""
 
     def __init__(self, channel: MailChannel) -> None:
-        super().__init__()
+        super().__init__(self._deliver)
         self._channel = channel
 
     def _deliver(self, alert: dict[str, Any], record: bytes) -> None:
@@ -111,7 +110,7 @@ class WebhookSender(_OneByOne):
     """One POST for each alert; any answer of 2xx is a delivery. Redirections are not followed."""
 
     def __init__(self, channel: WebhookChannel) -> None:
-        super().__init__()
+        super().__init__(self._deliver)
         self._channel = channel
         self._url = urlsplit(channel.url)
 

@@ -75,7 +75,9 @@ def test_store_find_and_get_through_the_gateway(tmp_path: Path) -> None:
         refused = association.send_c_store(original)
         assert refused.Status == 0x0124  # a radiologist stores no acquisition images
         association.release()
-        assert [len(gateway.records(event=code)) for code in (QUERY, LOGIN, ALERT)] == [1, 2, 1]
+        assert [len(gateway.records(event=code)) for code in (QUERY, LOGIN)] == [1, 2]
+        names = [{one.UserName for one in alert.ActiveParticipant} for alert in gateway.records(event=ALERT)]
+        assert sum("kim" in each for each in names) == 1  # the refusal
         assert len(gateway.records(event=BEGIN)) == len(gateway.records(event=TRANSFERRED)) == 3
 
 
