@@ -153,6 +153,23 @@ class DimseConnector:
     def _association(
         self, contexts: Sequence[PresentationContext], *, handlers: Sequence[evt.EventHandlerType] = (), ext_neg: Sequence[Any] = ()
     ) -> Iterator[Association]:
+        association, connected = self._associate(contexts, handlers, ext_neg)
+        if connected and not association.is_established and association.acceptor.primitive is None:
+            # an archive that rejects and closes at once: pynetdicom may see the end of the connection before the answer
+            association, connected = self._associate(contexts, handlers, ext_neg)
+        if not association.is_established:
+            raise self._not_established(association, connected)
+        try:
+            yield association
+        except BaseException:
+            association.abort()
+            raise
+        association.release()
+
+    def _associate(
+        self, contexts: Sequence[PresentationContext], handlers: Sequence[evt.EventHandlerType], ext_neg: Sequence[Any]
+    ) -> tuple[Association, bool]:
+        """Return an association, established or not, and whether there was a connection."""
         connected = threading.Event()
         bound: list[evt.EventHandlerType] = [(evt.EVT_CONN_OPEN, lambda _: connected.set()), *handlers]
         try:
@@ -167,14 +184,7 @@ class DimseConnector:
             )
         except (TypeError, ValueError):
             raise UsageError("the archive's address or AE title is not valid") from None
-        if not association.is_established:
-            raise self._not_established(association, connected.is_set())
-        try:
-            yield association
-        except BaseException:
-            association.abort()
-            raise
-        association.release()
+        return association, connected.is_set()
 
     def _not_established(self, association: Association, connected: bool) -> SecurePacsError:
         answer = association.acceptor.primitive

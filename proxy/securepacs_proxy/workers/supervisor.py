@@ -54,8 +54,7 @@ _WITHOUT_PORTS = {AUDITOR: auditor_main, KEEPER: keeper_main, SHARER: sharer_mai
 def run_gateway(config: Path, *, drain_seconds: float = DRAIN_SECONDS, ready_fd: int | None = None) -> None:
     """Run a gateway until it is told to stop. Raises ConfigError when it cannot start, Unavailable when a process does not come up.
 
-    When it listens, `securepacs-proxy: ready on HOST:PORT` is written to stderr for each listener, and to `ready_fd`, which is then
-    closed.
+    When it listens, `securepacs-proxy: ready on HOST:PORT` is written to stderr for each listener, and to `ready_fd`, then closed.
     """
     snapshot = read_snapshot(config)
     contexts_of(snapshot.listeners)  # TLS settings that OpenSSL refuses must be known before a port is opened
@@ -123,6 +122,7 @@ class Supervisor:
             if self._endpoint is not None:
                 self._endpoint.close()
             signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # told twice: the end of the interpreter would die of the second
             os.close(self._wake_in)
             os.close(self._wake_out)
 
