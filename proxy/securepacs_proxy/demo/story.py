@@ -267,7 +267,8 @@ class Story:
             ("the study was transferred", Criteria(event="110104", study=self._study)),
             (f"{RADIOLOGIST} logged in and out", Criteria(event="110114", user="kim@hospital.example")),
             ("and searched", Criteria(event="110112", user="kim@hospital.example")),
-            ("the refused callers", Criteria(event="110113")),
+            ("the callers that TLS refused", Criteria(event="110126")),
+            ("the requests that policy refused", Criteria(event="110132")),
             ("the export", Criteria(event="110106", patient=self._patient)),
         )
         for meaning, criteria in expected:
