@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +9,7 @@ import typer
 
 from securepacs.cli import output
 from securepacs.cli.batch import DestinationOption, JsonOption, SourceArgument, each_file, file_pairs
-from securepacs.cli.keys import CertOption, KeyOption, P12Option, PinEnvOption, PinFileOption, TokenOption, credential_from
-from securepacs.errors import UsageError
+from securepacs.cli.keys import CertOption, KeyOption, P12Option, PinEnvOption, PinFileOption, TokenOption, credential_or_password
 
 _OPTIONS = (
     "An option of the profile (repeatable): retain-uids, retain-device-identity, retain-institution-identity, "
@@ -91,14 +89,8 @@ def reidentify(
     from securepacs.tokens.pin import pin_source
 
     pairs = file_pairs(source, destination)
-    with_key = bool(key or cert or p12 or token) or not password_file
-    if not with_key and (pin_file or pin_env):
-        raise UsageError("a PIN was given and no key")
-    names = "--key with --cert, --p12, --token, or --password-file"
-    credential = (
-        credential_from(key=key, cert=cert, p12=p12, token=token, pin_file=pin_file, pin_env=pin_env, names=names)
-        if with_key
-        else nullcontext()
+    credential = credential_or_password(
+        key=key, cert=cert, p12=p12, token=token, pin_file=pin_file, pin_env=pin_env, password_file=password_file
     )
     with credential as mine:
         password = pin_source(pin_file=password_file)() if password_file else None

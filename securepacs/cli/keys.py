@@ -11,7 +11,7 @@ Use the annotated types as parameter types of a command and hand the values to `
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -86,6 +86,25 @@ def credential_from(
         yield _with_chain(load_pkcs12(p12, password=as_bytes(source)), chain)
     elif key and cert:
         yield load_pem(key, cert, chain=chain, password=as_bytes(source))
+
+
+def credential_or_password(
+    *,
+    key: Path | None,
+    cert: Path | None,
+    p12: Path | None,
+    token: str | None,
+    pin_file: Path | None,
+    pin_env: str | None,
+    password_file: Path | None,
+) -> AbstractContextManager[Credential | None]:
+    """Give the credential of one who opens what was encrypted; None for one who has nothing but a password."""
+    if bool(key or cert or p12 or token) or not password_file:
+        names = "--key with --cert, --p12, --token, or --password-file"
+        return credential_from(key=key, cert=cert, p12=p12, token=token, pin_file=pin_file, pin_env=pin_env, names=names)
+    if pin_file or pin_env:
+        raise UsageError("a PIN was given and no key")
+    return nullcontext()
 
 
 @contextmanager

@@ -10,7 +10,16 @@ import typer
 
 from securepacs.cli import disc, output
 from securepacs.cli.batch import DestinationOption, JsonOption, SourceArgument, each_file, file_pairs
-from securepacs.cli.keys import CertOption, KeyOption, P12Option, PinEnvOption, PinFileOption, TokenOption, credential_from
+from securepacs.cli.keys import (
+    CertOption,
+    KeyOption,
+    P12Option,
+    PinEnvOption,
+    PinFileOption,
+    TokenOption,
+    credential_from,
+    credential_or_password,
+)
 from securepacs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -121,12 +130,8 @@ def open_file(
     is_disc = is_image(source) or (source.is_dir() and is_secure_file_set(FolderVolume(source)))
     pairs = [] if is_disc else file_pairs(source, destination)
     policy = TrustPolicy.from_files(trust) if trust else None
-    with_key = bool(key or cert or p12 or token) or not password_file
-    names = "--key with --cert, --p12, --token, or --password-file"
-    credential = (
-        credential_from(key=key, cert=cert, p12=p12, token=token, pin_file=pin_file, pin_env=pin_env, names=names)
-        if with_key
-        else nullcontext()
+    credential = credential_or_password(
+        key=key, cert=cert, p12=p12, token=token, pin_file=pin_file, pin_env=pin_env, password_file=password_file
     )
     with credential as mine:
         password = password_from(password_file, None)

@@ -18,28 +18,15 @@ from securepacs import codes
 from securepacs.pki import CertificateProfile
 from securepacs.tokens.pkcs11 import Pkcs11Token
 from tests.support.agent import Agent, running_agent
-from tests.support.archives import Archive, orthanc
-from tests.support.gateway import Gateway, running_gateway
 from tests.support.net import free_port, wait_until
 from tests.support.piv_card import PIN, piv_card
-from tests.support.pki import make_pki
+from tests.support.reverse import World, reverse_world
 from tests.support.samples import new_instance
 from tests.support.softhsm import KINDS, softhsm_token
 
 pytestmark = pytest.mark.interop
 
 STUDY = "1.2.826.0.1.3680043.10.999.81"
-EGRESS = """
-[[egress]]
-name = "orthanc.inside"
-port = {inner}
-addresses = ["127.0.0.0/8"]
-ae_titles = ["ORTHANC"]
-[[egress.route]]
-called_ae_title = "VIEWER1"
-reverse = true
-roles = ["radiologist"]
-"""
 TLS12 = """
 openssl_conf = main
 [main]
@@ -51,26 +38,10 @@ MaxProtocol = TLSv1.2
 """
 
 
-@dataclass
-class World:
-    gateway: Gateway
-    archive: Archive
-    inner: int
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder, inner = tmp_path_factory.mktemp("world"), free_port()
-    with (
-        orthanc(folder / "orthanc", modalities={"VIEWER1": ("127.0.0.1", inner)}) as archive,
-        running_gateway(
-            folder / "gateway",
-            {"ORTHANC": ("127.0.0.1", archive.port)},
-            pki=make_pki(folder),
-            extra=EGRESS.format(inner=inner),
-        ) as gateway,
-    ):
-        yield World(gateway, archive, inner)
+    with reverse_world(tmp_path_factory.mktemp("world")) as running:
+        yield running
 
 
 @dataclass

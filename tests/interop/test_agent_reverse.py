@@ -18,68 +18,42 @@ from securepacs import codes
 from securepacs.pki import CertificateProfile
 from securepacs.tokens.pkcs11 import Pkcs11Token
 from tests.support.agent import Agent, running_agent
-from tests.support.archives import Archive, orthanc
-from tests.support.gateway import Gateway, running_gateway
+from tests.support.gateway import Gateway
 from tests.support.net import free_port, wait_until
 from tests.support.piv_card import PIN, piv_card
-from tests.support.pki import make_pki
 from tests.support.programs import dcmtk
+from tests.support.reverse import World, reverse_world
 from tests.support.samples import new_instance
 from tests.support.softhsm import SoftHsmToken, softhsm_token
 
 pytestmark = pytest.mark.interop
 
 STUDY = "1.2.826.0.1.3680043.10.999.82"
-EGRESS = """
-[[egress]]
-name = "orthanc.inside"
-port = {inner}
-addresses = ["127.0.0.0/8"]
-ae_titles = ["ORTHANC"]
-[[egress.route]]
-called_ae_title = "VIEWER1"
-reverse = true
-roles = ["radiologist"]
-"""
 
 
-@dataclass
-class World:
-    gateway: Gateway
-    archive: Archive
-    inner: int
+def alerted(world: World, words: str) -> None:
+    def told() -> bool:
+        return any(words in text for text in world.gateway.texts(event=codes.SECURITY_ALERT.csd_code))
 
-    def alert(self, words: str) -> None:
-        def told() -> bool:
-            return any(words in text for text in self.gateway.texts(event=codes.SECURITY_ALERT.csd_code))
+    wait_until(told, what=f"the alert: {words}")
 
-        wait_until(told, what=f"the alert: {words}")
 
-    def call_viewer(self) -> bool:
-        """Call VIEWER1 as the archive does; whether it answered."""
-        entity = AE("ORTHANC")
-        entity.add_requested_context(Verification)
-        association = entity.associate("127.0.0.1", self.inner, ae_title="VIEWER1")
-        established = bool(association.is_established)
-        if established:
-            assert association.send_c_echo().Status == 0
-            association.release()
-        return established
+def viewer_answers(world: World) -> bool:
+    """Call VIEWER1 as the archive does; whether it answered."""
+    entity = AE("ORTHANC")
+    entity.add_requested_context(Verification)
+    association = entity.associate("127.0.0.1", world.inner, ae_title="VIEWER1")
+    established = bool(association.is_established)
+    if established:
+        assert association.send_c_echo().Status == 0
+        association.release()
+    return established
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder, inner = tmp_path_factory.mktemp("world"), free_port()
-    with (
-        orthanc(folder / "orthanc", modalities={"VIEWER1": ("127.0.0.1", inner)}) as archive,
-        running_gateway(
-            folder / "gateway",
-            {"ORTHANC": ("127.0.0.1", archive.port)},
-            pki=make_pki(folder),
-            extra=EGRESS.format(inner=inner),
-        ) as gateway,
-    ):
-        yield World(gateway, archive, inner)
+    with reverse_world(tmp_path_factory.mktemp("world")) as running:
+        yield running
 
 
 @dataclass
@@ -146,12 +120,12 @@ def waiting(gateway: Gateway) -> list[str]:
 
 
 def test_what_the_archive_sends_by_itself_arrives(tmp_path: Path, world: World) -> None:
-    assert not world.call_viewer()
-    world.alert("nobody waits for VIEWER1")
+    assert not viewer_answers(world)
+    alerted(world, "nobody waits for VIEWER1")
     with viewer() as place, logged_in(tmp_path / "kim", world, person_token(world, "Dr Kim"), place.port) as agent:
-        assert world.call_viewer()
+        assert viewer_answers(world)
         agent.stop()
-        wait_until(lambda: not world.call_viewer(), what="the end of the waiting")
+        wait_until(lambda: not viewer_answers(world), what="the end of the waiting")
 
 
 def test_several_people_for_one_title_get_nothing_nobody_asked_for(tmp_path: Path, world: World) -> None:
@@ -161,8 +135,8 @@ def test_several_people_for_one_title_get_nothing_nobody_asked_for(tmp_path: Pat
         logged_in(tmp_path / "kim", world, person_token(world, "Dr Kim"), first.port) as kim,
         logged_in(tmp_path / "lee", world, person_token(world, "Dr Lee"), second.port) as lee,
     ):
-        assert not world.call_viewer()
-        world.alert("several people wait for VIEWER1")
+        assert not viewer_answers(world)
+        alerted(world, "several people wait for VIEWER1")
         file = tmp_path / "one.dcm"
         file.write_bytes(new_instance("reportsi.dcm", 1, study=STUDY))
         assert kim.call("storescu", str(file), called="ORTHANC")[0] == 0
@@ -176,22 +150,22 @@ def test_who_may_not_receive_is_told_and_recorded(tmp_path: Path, world: World) 
     token = person_token(world, "Dr Referring", CertificateProfile.REFERRING_PHYSICIAN)
     with viewer() as place, logged_in(tmp_path / "agent", world, token, place.port, ready=False) as agent:
         wait_until(lambda: "does not let this card receive" in str(agent.status.get("deliveries")), what="the refusal")
-        world.alert("none of its roles may receive for VIEWER1")
-        assert not world.call_viewer()
+        alerted(world, "none of its roles may receive for VIEWER1")
+        assert not viewer_answers(world)
 
 
 def test_a_block_ends_the_waiting(tmp_path: Path, world: World) -> None:
     with viewer() as place, logged_in(tmp_path / "agent", world, person_token(world, "Dr Kim"), place.port):
         assert world.gateway.run("block", "--ae", "VIEWER1", "--reason", "lost laptop").returncode == 0
         try:
-            wait_until(lambda: not world.call_viewer(), what="the end of the waiting")
+            wait_until(lambda: not viewer_answers(world), what="the end of the waiting")
         finally:
             assert world.gateway.run("unblock", "--ae", "VIEWER1", "--reason", "found").returncode == 0
 
 
 def test_a_viewer_that_does_not_listen_is_a_rejection(tmp_path: Path, world: World) -> None:
     with logged_in(tmp_path / "agent", world, person_token(world, "Dr Kim"), free_port()) as agent:
-        assert not world.call_viewer()
+        assert not viewer_answers(world)
         assert "was refused" in agent.log
 
 

@@ -22,13 +22,13 @@ from securepacs_proxy.agent.caller import uid_of_peer
 from securepacs_proxy.agent.config import ViewerSection
 from securepacs_proxy.agent.door import Door, Login
 from securepacs_proxy.agent.pump import TRY_AGAIN, Bell, pump, received
+from securepacs_proxy.connection.ends import keep_alive
 from securepacs_proxy.reverse import ALPN, GREETING, KEPT
 
 _log = logging.getLogger(__name__)
 _ANSWER_SECONDS = 30.0
 _VIEWER_SECONDS = 5.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
-_KEEP_ALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 
 
 class Delivery:
@@ -174,10 +174,7 @@ class Deliveries:
             answer = gateway.recv(len(KEPT))
             if answer + (gateway.recv(len(KEPT) - len(answer)) if answer and answer != KEPT else b"") != KEPT:
                 raise Unavailable(f"the gateway does not let this card receive for {viewer.ae_title}")
-            gateway.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in _KEEP_ALIVE:
-                if hasattr(socket, name):
-                    gateway.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+            keep_alive(gateway)
         except BaseException:
             gateway.close()
             raise

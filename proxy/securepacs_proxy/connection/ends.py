@@ -26,6 +26,7 @@ from securepacs_proxy.tls_bio import Buffers, HandshakeRefused, TlsServer
 
 WRITE_LIMIT = 8 * 1024 * 1024
 LINGER_SECONDS = 5.0
+_KEEP_ALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux only
 
 
@@ -135,10 +136,9 @@ class End(asyncio.BufferedProtocol):
         self._write(data)
 
     def keep_alive(self) -> None:
-        """Notice soon when the peer of a silent connection is gone, and keep it known to routers on the way."""
-        if self._socket is not None and hasattr(socket, "TCP_KEEPIDLE"):
-            for option, value in ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4)):
-                self._socket.setsockopt(socket.IPPROTO_TCP, option, value)
+        """Notice soon when the peer of a silent connection is gone."""
+        if self._socket is not None:
+            keep_alive(self._socket)
 
     def hold(self, why: Hold) -> None:
         """Stop reading until every hold is released."""
@@ -301,6 +301,14 @@ class TlsEnd(End):
 
     def _eof_reason(self) -> str:
         return "" if self.tls.ended == "" else "closed without the TLS close_notify"
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Notice within two minutes when a silent peer is gone, and keep the connection known to routers on the way."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEP_ALIVE:
+        if hasattr(socket, name):  # Linux and some others
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _send_now(descriptor: int, data: memoryview) -> int:

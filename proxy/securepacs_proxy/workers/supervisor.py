@@ -126,8 +126,6 @@ class Supervisor:
             os.close(self._wake_in)
             os.close(self._wake_out)
 
-    # --- one turn of the loop -------------------------------------------------------------------------------------------
-
     def _turn(self) -> None:
         poll = select.poll()
         by_descriptor = {child.pipe.fileno(): child for child in self._children.values()}
