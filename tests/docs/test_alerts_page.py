@@ -33,3 +33,16 @@ def test_settings_and_defaults_are_those_of_the_code(kind: str) -> None:
 def test_every_section_says_what_to_do(kind: str) -> None:
     assert "First command: `securepacs" in SECTIONS[kind]
     assert "call" in SECTIONS[kind].lower()
+
+
+def test_options_in_the_page_are_those_of_the_commands() -> None:
+    cli = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    known = {
+        name: set(re.findall(r"--[a-z-]+", body))
+        for name, body in re.findall(r"^## (securepacs\S*(?: [a-z-]+)*)\n(.*?)(?=^## |\Z)", cli, flags=re.MULTILINE | re.DOTALL)
+    }
+    used = re.findall(r"(securepacs(?:-proxy)?(?: [a-z]+)+) ((?:-{1,2}|<)[^`\n]*)", PAGE)
+    assert used
+    wrong = [(name, option) for name, rest in used for option in re.findall(r"--[a-z-]+", rest) if option not in known[name]]
+    assert wrong == []
+    assert not any(" -o " in f" {rest} " for _, rest in used)
